@@ -1,0 +1,101 @@
+"""The few interfaces that let the packages work together without importing each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from worldline.batch import Batch, Obs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ParamGroup:
+    """Parameters that one optimiser call updates, with what differs from the trainer's configuration.
+
+    `None` means: as the training configuration says.
+    """
+
+    name: str
+    params: Sequence[nn.Parameter]
+    algorithm: Literal["adamw", "laprop"] = "adamw"
+    lr_scale: float = 1.0  # multiplies the configured learning rate
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None  # clip this group's global gradient norm
+    agc: float = 0.0  # adaptive gradient clipping per tensor: |g| <= agc * max(1e-3, |p|); 0 switches it off
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """What the trainer needs of a model: an `nn.Module` with these methods."""
+
+    def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return "loss", the scalar to minimise, and other detached scalars by name."""
+        ...
+
+    def param_groups(self) -> Sequence[ParamGroup]:
+        """Return the groups to optimise; a parameter in none of them is not trained."""
+        ...
+
+    def after_update(self) -> None:
+        """Do what follows each optimiser step (target networks)."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Where batches come from: replay buffer, data set, online collection."""
+
+    def sample(self, batch_size: int, seq_len: int | None = None, device: str | torch.device = "cpu") -> Batch:
+        """Return B windows of T rows."""
+        ...
+
+
+@runtime_checkable
+class Seekable(Protocol):
+    """A sampler whose order is a function of (seed, step): what exact resume needs."""
+
+    def seek(self, *, seed: int, step: int) -> None:
+        """Make the next `sample` the one that belongs to optimiser step `step` (0-based) under `seed`."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What evaluation and collection need."""
+
+    def act(
+        self, obs: Obs, state: Any = None, *, is_first: Tensor | None = None, deterministic: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Return actions for N environments and the state to pass to the next call.
+
+        Args:
+            obs: `[N, *obs]` in the environment's own dtype, or a dict of them.
+            state: What the last call returned; None at the start of all N episodes.
+            is_first: `[N]` bool; True where an episode has just begun (its part of `state` is reset).
+            deterministic: Take the most likely action instead of a sample.
+
+        Returns:
+            Actions `[N, A]` as in `Batch.actions` (one-hot where discrete), and the next state.
+        """
+        ...
+
+
+class Stateful(Protocol):
+    """Anything with state that belongs into a checkpoint: plain numbers, strings, lists, dicts of them."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class BatchIterable(Protocol):
+    """The simplest data source: an iterable of batches."""
+
+    def __iter__(self) -> Iterator[Batch]: ...

@@ -1,0 +1,82 @@
+"""Model families by name: "family:size", their aliases, and entry points for third parties.
+
+Nothing is imported until a model is built: a family is the name of a module and the names in it. A third-party
+distribution adds its own through the entry point group `worldline.families`, each entry naming a `Family`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+from typing import Any
+
+from worldline.errors import ConfigError, nearest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """Where a model family lives: `module` has `SIZES` (name -> settings), the config class and the model class."""
+
+    name: str
+    module: str
+    model: str
+    config: str
+    default_size: str
+    description: str
+    aliases: tuple[str, ...] = ()
+    size_aliases: tuple[tuple[str, str], ...] = ()  # (alias, size), as in ("small", "size12m")
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        name="dreamerv3",
+        module="worldline.models.dreamerv3",
+        model="DreamerV3",
+        config="DreamerV3Config",
+        default_size="size12m",
+        description="World model with a recurrent categorical latent; learns behaviour in imagination.",
+        aliases=("dreamer", "dreamer-v3"),
+        size_aliases=(("tiny", "size1m"), ("small", "size12m"), ("medium", "size50m"), ("large", "size200m")),
+    ),
+)
+
+
+def families() -> dict[str, Family]:
+    """Return every family by name: those of Worldline, then those that other distributions add."""
+    found = {family.name: family for family in FAMILIES}
+    for entry in importlib.metadata.entry_points(group="worldline.families"):
+        if entry.name not in found:
+            found[entry.name] = entry.load()
+    return found
+
+
+def resolve(name: str) -> tuple[Family, str]:
+    """Return the family and size that `name` means: "family:size", "family", "family-alias" or an alias.
+
+    Raises:
+        ConfigError: No such family or size; the message has the nearest ones.
+    """
+    known = families()
+    by_name = {alias: family for family in known.values() for alias in (family.name, *family.aliases)}
+    head, _, size = name.partition(":")
+    if head not in by_name and not size:
+        # "dreamer-small" is the alias of a family, a dash and the alias of a size
+        stem, _, tail = head.rpartition("-")
+        if stem in by_name:
+            head, size = stem, tail
+    if head not in by_name:
+        raise ConfigError(f"No model family is called {name!r}. {nearest(head, by_name)}")
+    family = by_name[head]
+    size = dict(family.size_aliases).get(size, size) or family.default_size
+    sizes = load(family, "SIZES")
+    if size not in sizes and f"size{size}" in sizes:
+        size = f"size{size}"
+    if size not in sizes:
+        raise ConfigError(f"{family.name} has no size {size!r}. {nearest(size, sizes)}")
+    return family, size
+
+
+def load(family: Family, attribute: str) -> Any:
+    """Return an attribute of the family's module, importing it now."""
+    return getattr(importlib.import_module(family.module), attribute)
