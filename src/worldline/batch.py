@@ -23,11 +23,14 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from worldline.errors import FieldError, nearest
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    Obs: TypeAlias = Tensor | dict[str, Tensor]
+# A string, because torch is not imported here; the models import the name at run time.
+Obs: TypeAlias = "Tensor | dict[str, Tensor]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,9 +55,7 @@ class Batch:
             return getattr(self, name)
         if name in self.extras:
             return self.extras[name]
-        from worldline.errors import nearest
-
-        raise KeyError(f"A batch has no field {name!r}. {nearest(name, [*self.keys(), *self.extras])}")
+        raise FieldError(f"A batch has no field {name!r}. {nearest(str(name), [*self.keys(), *self.extras])}")
 
     def __contains__(self, name: object) -> bool:
         return name in self.keys() or name in self.extras
@@ -94,12 +95,19 @@ class Batch:
         return Batch(**values)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """Return the batch on `device` (itself if it is there already)."""
+        """Return the batch on `device` (itself if it is there already).
+
+        Raises:
+            ConfigError: The device is unknown or not here.
+        """
         import torch
 
-        if self.device == torch.device(device):
+        from worldline.device import resolve_device
+
+        target = torch.device(resolve_device(device))
+        if self.device == target:
             return self
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map(lambda tensor: tensor.to(target, non_blocking=non_blocking))
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Batch))

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
+import math
+import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from worldline.errors import ConfigError, nearest
+from worldline.errors import ConfigError, nearest, shown
 
 T = TypeVar("T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a dataclass as a dict of plain values (tuples become lists), ready for JSON or YAML."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    """Return a dataclass as a dict of plain values (tuples become lists, paths strings), ready for JSON or YAML.
+
+    Fields that the constructor does not take are left out, so that `from_dict` reads what this returns.
+    """
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config) if field.init}
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     """Build the dataclass `cls` from `values`.
+
+    Lists become tuples, whole floats integers, numbers floats, strings paths and mappings dataclasses, as the types
+    of the fields ask; anything else must have the field's type already. Numbers may be NumPy's.
+
+    Args:
+        cls: The dataclass to build.
+        values: Settings by name.
+        where: What to call `cls` in messages.
 
     Raises:
         ConfigError: An unknown key (with the nearest known one), a value of the wrong type, or a missing field.
@@ -29,7 +44,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in values:
         if key not in fields:
-            raise ConfigError(f"{name} has no setting {key!r}. {nearest(str(key), fields)}")
+            raise ConfigError(f"{name} has no setting {shown(key)}. {nearest(str(key), fields)}")
     required = {
         key
         for key, field in fields.items()
@@ -38,13 +53,12 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     if missing := sorted(required - values.keys()):
         raise ConfigError(f"{name} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} missing.")
     hints = typing.get_type_hints(cls)
-    return cls(**{key: _typed(hints[key], value, f"{name}.{key}") for key, value in values.items()})
+    return cls(**{key: _read(hints[key], value, f"{name}.{key}") for key, value in values.items()})
 
 
 def replace(config: T, values: Mapping[str, Any]) -> T:
     """Return `config` with `values` laid over it, checked as `from_dict` does."""
-    merged = to_dict(config) | dict(values)
-    return from_dict(type(config), merged)
+    return from_dict(type(config), to_dict(config) | dict(values))
 
 
 def _plain(value: Any) -> Any:
@@ -54,53 +68,134 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+# One reader per kind of type: each takes the type, a value and the setting's name, and returns the value as the type
+# asks or raises. `_READERS`, below them, says which reads what.
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _read_dataclass(hint, value, where)
+    reader = _READERS.get(typing.get_origin(hint) or hint, _read_instance)
+    return reader(hint, value, where)
+
+
+def _read_any(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """Return `value` as `hint` asks (lists to tuples, whole floats to ints, numbers to floats), or raise."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+def _read_instance(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, type) and isinstance(value, hint):
         return value
-    if origin in (typing.Union, types.UnionType):
-        return _typed_union(args, value, where)
-    if origin is typing.Literal:
-        if value in args:
-            return value
-        raise ConfigError(f"{where} must be one of {', '.join(map(repr, args))}; got {value!r}.")
-    if origin is tuple and isinstance(value, list | tuple):
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_typed(args[0], item, where) for item in value)
-        if len(args) == len(value):
-            return tuple(_typed(arg, item, where) for arg, item in zip(args, value, strict=True))
-    elif origin in (dict, Mapping) and isinstance(value, Mapping):
-        return {key: _typed(args[1], item, where) for key, item in value.items()}
-    elif isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_dict(hint, value, where=where)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif hint is int and isinstance(value, int | float) and not isinstance(value, bool) and int(value) == value:
-        return int(value)
-    elif isinstance(hint, type) and hint not in (int, float) and isinstance(value, hint):
-        return value
-    raise ConfigError(f"{where} must be {_describe(hint)}; got {value!r} ({type(value).__name__}).")
+    raise _refusal(hint, value, where)
 
 
-def _typed_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+def _read_dataclass(hint: Any, value: Any, where: str) -> Any:
+    return from_dict(hint, value, where=where) if isinstance(value, Mapping) else _read_instance(hint, value, where)
+
+
+def _read_union(hint: Any, value: Any, where: str) -> Any:
+    options = [option for option in typing.get_args(hint) if option is not type(None)]
+    if value is None and len(options) < len(typing.get_args(hint)):
+        return None
+    if len(options) == 1:  # its own message says more than "one of these"
+        return _read(options[0], value, where)
     for option in options:
         try:
-            return _typed(option, value, where)
+            return _read(option, value, where)
         except ConfigError:
             continue
-    described = " or ".join(_describe(option) for option in options)
-    raise ConfigError(f"{where} must be {described}; got {value!r} ({type(value).__name__}).")
+    raise _refusal(hint, value, where)
+
+
+def _read_literal(hint: Any, value: Any, where: str) -> Any:
+    if value in typing.get_args(hint):
+        return value
+    raise _refusal(hint, value, where)
+
+
+def _read_tuple(hint: Any, value: Any, where: str) -> tuple[Any, ...]:
+    args = typing.get_args(hint)
+    if not isinstance(value, list | tuple):
+        raise _refusal(hint, value, where)
+    if not args:
+        return tuple(value)
+    if len(args) == 2 and args[1] is Ellipsis:
+        args = (args[0],) * len(value)
+    if len(args) != len(value):
+        raise _refusal(hint, value, where)
+    return tuple(_read(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
+
+
+def _read_list(hint: Any, value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise _refusal(hint, value, where)
+    (item_hint,) = typing.get_args(hint) or (Any,)
+    return [_read(item_hint, item, f"{where}[{i}]") for i, item in enumerate(value)]
+
+
+def _read_mapping(hint: Any, value: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise _refusal(hint, value, where)
+    key_hint, item_hint = typing.get_args(hint) or (Any, Any)
+    return {
+        _read(key_hint, key, f"{where} (its key)"): _read(item_hint, item, f"{where}[{shown(key)}]")
+        for key, item in value.items()
+    }
+
+
+def _read_int(hint: Any, value: Any, where: str) -> int:
+    if not _is_number(value) or not -math.inf < value < math.inf or int(value) != value:
+        raise _refusal(hint, value, where)
+    return int(value)
+
+
+def _read_float(hint: Any, value: Any, where: str) -> float:
+    if not _is_number(value) or value != value:  # infinity is a setting (no clipping), NaN never is
+        raise _refusal(hint, value, where)
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        raise _refusal(hint, value, where) from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _read_path(hint: Any, value: Any, where: str) -> Path:
+    if isinstance(value, str | Path):
+        return Path(value)
+    raise _refusal(hint, value, where)
+
+
+_READERS: dict[Any, Callable[[Any, Any, str], Any]] = {
+    Any: _read_any,
+    typing.Union: _read_union,
+    types.UnionType: _read_union,
+    typing.Literal: _read_literal,
+    tuple: _read_tuple,
+    list: _read_list,
+    dict: _read_mapping,
+    collections.abc.Mapping: _read_mapping,
+    int: _read_int,
+    float: _read_float,
+    Path: _read_path,
+}
+
+
+def _refusal(hint: Any, value: Any, where: str) -> ConfigError:
+    return ConfigError(f"{where} must be {_describe(hint)}; got {shown(value)} ({type(value).__name__}).")
 
 
 def _describe(hint: Any) -> str:
-    return (
-        "None"
-        if hint is type(None)
-        else getattr(hint, "__name__", str(hint))
-        if not typing.get_args(hint)
-        else str(hint)
-    )
+    args = typing.get_args(hint)
+    if hint is type(None):
+        return "None"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in args)
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(repr, args))}"
+    return hint.__name__ if isinstance(hint, type) and not args else str(hint)

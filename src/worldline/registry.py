@@ -43,16 +43,28 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def families() -> dict[str, Family]:
-    """Return every family by name: those of Worldline, then those that other distributions add."""
+    """Return every family by name: those of Worldline, then those that other distributions add.
+
+    Raises:
+        ConfigError: An installed distribution adds something that is not a family, or cannot be imported.
+    """
     found = {family.name: family for family in FAMILIES}
     for entry in importlib.metadata.entry_points(group="worldline.families"):
-        if entry.name not in found:
-            found[entry.name] = entry.load()
+        try:
+            family = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"The model family {entry.name!r} ({entry.value}) cannot be loaded: {error}.") from error
+        if not isinstance(family, Family):
+            raise ConfigError(
+                f"The entry point {entry.name!r} ({entry.value}) must be a worldline.registry.Family; "
+                f"got {type(family).__name__}. Mend or uninstall the package that adds it."
+            )
+        found.setdefault(family.name, family)
     return found
 
 
 def resolve(name: str) -> tuple[Family, str]:
-    """Return the family and size that `name` means: "family:size", "family", "family-alias" or an alias.
+    """Return the family and size that `name` means: "family:size", "family", an alias, "alias-size".
 
     Raises:
         ConfigError: No such family or size; the message has the nearest ones.
