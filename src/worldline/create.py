@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from worldline import registry
 from worldline.config import from_dict
-from worldline.errors import ConfigError, FileError
+from worldline.device import resolve_device
+from worldline.errors import ConfigError, FileError, nearest
 
 if TYPE_CHECKING:
+    import torch
+
     from worldline.models.base import Model
 
+# What a front door makes of a family's class: the same model with its own names for the methods.
+Adapt: TypeAlias = "Callable[[type[Model]], type[Model]]"
 
-def create_model(model: str | os.PathLike[str], *, device: str = "cpu", **settings: Any) -> Model:
+
+def create_model(model: str | os.PathLike[str], *, device: str | torch.device = "cpu", **settings: Any) -> Model:
     """Build a new model, or load a saved one.
 
     Args:
@@ -27,35 +34,44 @@ def create_model(model: str | os.PathLike[str], *, device: str = "cpu", **settin
         ConfigError: An unknown family, size or setting; the message has the nearest ones.
         FileError: `model` is a path, and there is no saved model there.
     """
-    name = os.fspath(model)
-    if _looks_like_path(name):
-        return load_model(name, device=device, **settings)
-    family, size = registry.resolve(name)
-    config_class = registry.load(family, family.config)
-    values = {**registry.load(family, "SIZES")[size], **settings}
-    config = from_dict(config_class, values, where=f"{family.name}:{size}")
-    built: Model = registry.load(family, family.model)(config)
-    return built.to(resolve_device(device))
+    return create_adapted(model, device=device, settings=settings)
 
 
-def load_model(path: str | os.PathLike[str], *, device: str = "cpu", **settings: Any) -> Model:
+def load_model(path: str | os.PathLike[str], *, device: str | torch.device = "cpu", **settings: Any) -> Model:
     """Load a model that `save_pretrained` wrote, in evaluation mode.
+
+    Args:
+        path: The folder.
+        device: As for `create_model`.
+        **settings: Fields of the configuration that the saved model must have.
 
     Raises:
         FileError: A file is missing or damaged; the message names it.
-        ConfigError: Settings were given that differ from the saved ones.
+        ConfigError: The saved configuration cannot be used, or differs from `settings`.
+        DataError: The weights are not those of the configuration.
     """
-    from worldline.models.base import load_weights, read_pretrained
+    return _load(Path(path).expanduser(), device=device, settings=settings, adapt=None)
 
-    saved = read_pretrained(path)
-    family, _ = registry.resolve(saved.family)
-    config = from_dict(registry.load(family, family.config), saved.config, where=f"{path}/config.json")
-    asked = from_dict(type(config), {**saved.config, **settings}, where=family.name)
-    if asked != config:
-        raise ConfigError(f"The model saved in {path} has other settings than those given. Load it without settings.")
-    model: Model = registry.load(family, family.model)(config)
-    load_weights(model, saved.tensors, where=f"{path}/model.safetensors")
-    return model.to(resolve_device(device)).eval()
+
+def create_adapted(
+    model: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    settings: Mapping[str, Any],
+    adapt: Adapt | None = None,
+) -> Model:
+    """Do what `create_model` does, building `adapt(model class)` instead of the family's own class.
+
+    For the front doors, whose models have further names for the same methods.
+    """
+    path = saved_path(model)
+    if path is not None:
+        return _load(path, device=device, settings=settings, adapt=adapt)
+    place = resolve_device(device)
+    family, size = registry.resolve(os.fspath(model))
+    values = {**registry.load(family, "SIZES")[size], **settings}
+    config = from_dict(registry.load(family, family.config), values, where=f"{family.name}:{size}")
+    return _model_class(family, adapt)(config).to(place)
 
 
 def list_models() -> list[str]:
@@ -65,32 +81,53 @@ def list_models() -> list[str]:
     ]
 
 
-def resolve_device(device: str) -> str:
-    """Return the device that "auto" means here, or check that the named one is here.
+def saved_path(model: str | os.PathLike[str]) -> Path | None:
+    """Return the saved model's folder that `model` means, or None where it is the name of a model.
+
+    A name wins over a folder that is not a saved model: a folder `dreamerv3/` of one's own does not hide the family.
 
     Raises:
-        ConfigError: The device is unknown or not here.
+        FileError: `model` can only be a path, and nothing is there; the message has the nearest saved model.
     """
+    name = os.fspath(model)
+    path = Path(name).expanduser()
+    if (path / "config.json").is_file():
+        return path
+    if isinstance(model, str) and os.sep not in name and not name.startswith((".", "~")):
+        return None
+    if path.is_dir():
+        return path  # reading it says what is missing
+    saved = [str(found.parent) for found in path.parent.glob("*/config.json")] if path.parent.is_dir() else []
+    hint = nearest(str(path), saved) if saved else "Give the folder of a saved model, or 'family:size'."
+    raise FileError(f"There is no saved model at {name!r}. {hint}")
+
+
+def _load(path: Path, *, device: str | torch.device, settings: Mapping[str, Any], adapt: Adapt | None) -> Model:
     import torch
 
-    if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = device.partition(":")[0]
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "meta": True}
-    if kind not in present:
-        raise ConfigError(f"Unknown device {device!r}. Use 'cpu', 'cuda', 'cuda:0', 'mps' or 'auto'.")
-    if not present[kind]:
-        raise ConfigError(
-            f"Device {device!r} is not available here. Use device='auto' to take what there is, or 'cpu'."
-        )
-    return device
+    from worldline.models.base import check_tensors, load_weights, read_pretrained
+
+    place = resolve_device(device)
+    saved = read_pretrained(path)
+    family, _ = registry.resolve(saved.family)
+    config_class = registry.load(family, family.config)
+    config = from_dict(config_class, saved.config, where=f"{path}/config.json")
+    asked = from_dict(config_class, {**saved.config, **settings}, where=family.name)
+    if asked != config:
+        raise ConfigError(f"The model saved in {path} has other settings than those given. Load it without settings.")
+    model_class = _model_class(family, adapt)
+    # The shapes are checked before any memory is taken for them: the file may claim what it likes.
+    try:
+        with torch.device("meta"):
+            outline = model_class(config)
+    except RuntimeError as error:  # sizes beyond what can be counted
+        raise ConfigError(f"{path}/config.json describes a model that cannot be built: {error}.") from error
+    check_tensors(outline, saved.tensors, where=f"{path}/model.safetensors")
+    model = model_class(config)
+    load_weights(model, saved.tensors, where=f"{path}/model.safetensors")
+    return model.to(place).eval()
 
 
-def _looks_like_path(name: str) -> bool:
-    if Path(name).is_dir():
-        return True
-    if os.sep in name or name.startswith((".", "~")):
-        raise FileError(f"There is no saved model at {name!r}. Give an existing folder, or 'family:size'.")
-    return False
+def _model_class(family: registry.Family, adapt: Adapt | None) -> type[Model]:
+    own: type[Model] = registry.load(family, family.model)
+    return adapt(own) if adapt else own

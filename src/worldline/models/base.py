@@ -11,25 +11,26 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from worldline.batch import Batch, Obs
 from worldline.config import to_dict
-from worldline.errors import DataError, FileError
+from worldline.errors import DataError, FileError, shown
 from worldline.protocols import ParamGroup
 
 _FORMAT = "worldline-model"
 _VERSION = 1
 _MAX_CONFIG_BYTES = 1 << 20
-_MAX_WEIGHT_BYTES = 1 << 36
+_MAX_HEADER_BYTES = 1 << 22  # some 40,000 tensors
+_CHUNK_BYTES = 1 << 20
 
 
 class Model(nn.Module, abc.ABC):
@@ -53,32 +54,43 @@ class Model(nn.Module, abc.ABC):
         """Return the parameters to optimise; by default all that take gradients, in one group."""
         return [ParamGroup(name="all", params=[p for p in self.parameters() if p.requires_grad])]
 
-    def after_update(self) -> None:  # noqa: B027 - most models have nothing to do here
+    def after_update(self) -> None:
         """Do what follows each optimiser step; by default nothing."""
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write `config.json` and `model.safetensors` into the directory `path`, each atomically.
+        """Write `config.json` and `model.safetensors` into the directory `path`.
+
+        Both are written in full beside their places before either is renamed, so that a crash or a full disk leaves
+        an older model as it was. A crash between the two renames leaves a pair that does not match; loading refuses it.
 
         Raises:
             FileError: The directory cannot be written.
         """
         directory = Path(path)
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
-        weights = save_tensors(tensors)
-        document = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "family": self.family,
-            "config": to_dict(self.config),
-            "weights": {"size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()},
+        # A copy each: tensors that share memory would be refused, and weights may be on an accelerator.
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in self.state_dict().items()
         }
+        weights, config = directory / "model.safetensors", directory / "config.json"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            _write_atomically(directory / "model.safetensors", weights)
-            _write_atomically(directory / "config.json", (json.dumps(document, indent=2) + "\n").encode())
-        except OSError as error:
+            save_file(tensors, _beside(weights))
+            document = {
+                "format": _FORMAT,
+                "version": _VERSION,
+                "family": self.family,
+                "config": to_dict(self.config),
+                "weights": {"size": _beside(weights).stat().st_size, "sha256": _sha256(_beside(weights))},
+            }
+            _beside(config).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            for file in (weights, config):
+                _sync(_beside(file))
+            for file in (weights, config):
+                _beside(file).replace(file)
+            _sync(directory)
+        except (OSError, SafetensorError) as error:
             raise FileError(
-                f"Cannot save the model in {directory}: {error}. Choose a folder you may write to."
+                f"Cannot save the model in {directory}: {error}. Choose a folder you may write to, with room for it."
             ) from error
 
 
@@ -123,52 +135,58 @@ class Pretrained:
 
     family: str
     config: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # mapped from the file: memory is used where they are read
 
 
 def read_pretrained(path: str | os.PathLike[str]) -> Pretrained:
-    """Read and verify a directory that `save_pretrained` wrote.
+    """Read and verify a directory that `save_pretrained` wrote, in constant memory.
 
     Raises:
         FileError: A file is missing, damaged or of another format; the message names it.
     """
     directory = Path(path)
     document = _read_document(directory)
-    weights_path = directory / "model.safetensors"
-    expected = document["weights"]
-    size = weights_path.stat().st_size if weights_path.is_file() else -1
-    if size < 0:
-        raise FileError(f"{directory} has no model.safetensors. Save the model again, or restore the file from a copy.")
-    if size != expected["size"] or size > _MAX_WEIGHT_BYTES:
-        raise FileError(f"{weights_path} has {size} bytes, but config.json says {expected['size']}. {_RESTORE}")
-    weights = weights_path.read_bytes()
-    if hashlib.sha256(weights).hexdigest() != expected["sha256"]:
-        raise FileError(f"{weights_path} is damaged: its SHA-256 is not the one in config.json. {_RESTORE}")
+    weights = directory / "model.safetensors"
+    if not weights.is_file():
+        raise FileError(f"{directory} has no model.safetensors. {_RESTORE}")
     try:
-        tensors = load_tensors(weights)
+        tensors = _read_tensors(weights, document["weights"])
     except SafetensorError as error:
-        raise FileError(f"{weights_path} is not a safetensors file: {error}. {_RESTORE}") from error
+        raise FileError(f"{weights} is not a safetensors file: {error}. {_RESTORE}") from error
+    except OSError as error:
+        raise error if isinstance(error, FileError) else FileError(f"Cannot read {weights}: {error}.") from error
     return Pretrained(family=document["family"], config=document["config"], tensors=tensors)
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, where: str) -> None:
-    """Copy `tensors` into `model`, all of them and no others.
+def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Check that `tensors` are those of `model`, all of them and no others; `model` may be on the meta device.
 
     Raises:
-        DataError: A tensor is missing, unknown or of another shape.
+        DataError: A tensor is missing, unknown, of another shape or of another kind of number.
     """
     own = model.state_dict()
     for name, tensor in own.items():
         if name not in tensors:
             raise DataError(f"{where} lacks the tensor {name!r} of shape {tuple(tensor.shape)}. {_RESTORE}")
-        if tensors[name].shape != tensor.shape:
+        saved = tensors[name]
+        if saved.shape != tensor.shape or saved.is_floating_point() != tensor.is_floating_point():
             raise DataError(
-                f"{where}: {name!r} has shape {tuple(tensors[name].shape)}, the model's is {tuple(tensor.shape)}. {_RESTORE}"
+                f"{where}: {name!r} is {saved.dtype} of shape {tuple(saved.shape)}, "
+                f"the model's is {tensor.dtype} of shape {tuple(tensor.shape)}. {_RESTORE}"
             )
     if unknown := sorted(tensors.keys() - own.keys()):
         raise DataError(f"{where} has tensors that the model does not know: {', '.join(unknown[:5])}. {_RESTORE}")
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy `tensors` into `model`, all of them and no others.
+
+    Raises:
+        DataError: See `check_tensors`; the model is unchanged.
+    """
+    check_tensors(model, tensors, where=where)
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in model.state_dict().items():
             tensor.copy_(tensors[name])
 
 
@@ -180,33 +198,68 @@ def _read_document(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         found = "nothing is there" if not directory.exists() else "it has no config.json"
         raise FileError(f"{directory} is not a saved model: {found}. Expected a folder that save_pretrained wrote.")
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise FileError(f"{path} has {path.stat().st_size} bytes; a configuration has fewer than {_MAX_CONFIG_BYTES}.")
+    size = path.stat().st_size
+    if size > _MAX_CONFIG_BYTES:
+        raise FileError(f"{path} has {size} bytes; a configuration has at most {_MAX_CONFIG_BYTES}. {_RESTORE}")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested thousands deep
         raise FileError(f"{path} is not valid JSON: {error}. {_RESTORE}") from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        raise FileError(f'{path} does not describe a Worldline model (its "format" is not {_FORMAT!r}).')
+        raise FileError(
+            f'{path} does not describe a Worldline model (its "format" is not {_FORMAT!r}). '
+            "Give a folder that save_pretrained wrote."
+        )
     if document.get("version") != _VERSION:
-        raise FileError(f"{path} has format version {document.get('version')!r}; this release reads {_VERSION}.")
+        raise FileError(
+            f"{path} has format version {shown(document.get('version'))}; this release reads {_VERSION}. "
+            "Install the release of Worldline that wrote it, or save the model again."
+        )
     weights = document.get("weights")
-    valid = (
+    complete = (
         isinstance(document.get("family"), str)
         and isinstance(document.get("config"), dict)
         and isinstance(weights, dict)
         and isinstance(weights.get("size"), int)
         and isinstance(weights.get("sha256"), str)
     )
-    if not valid:
+    if not complete:
         raise FileError(f"{path} lacks family, config or weights. {_RESTORE}")
     return document
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _read_tensors(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    size = path.stat().st_size
+    if size != expected["size"]:
+        raise FileError(f"{path} has {size} bytes, but config.json says {shown(expected['size'])}. {_RESTORE}")
+    with path.open("rb") as file:
+        head = file.read(8)
+    # The header is JSON, which is read into memory as a whole: one that fills the file is not one of ours.
+    header_size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    if not 0 < header_size <= min(_MAX_HEADER_BYTES, size - 8):
+        raise FileError(f"{path} is not a safetensors file: its header claims {header_size} bytes. {_RESTORE}")
+    if _sha256(path) != expected["sha256"]:
+        raise FileError(f"{path} is damaged: its SHA-256 is not the one in config.json. {_RESTORE}")
+    return load_file(path)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":  # cannot open a folder, nor flush what is open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
