@@ -1,0 +1,1 @@
+"""Environments: `make.make_env`, and one file per environment family."""

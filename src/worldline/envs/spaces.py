@@ -1,0 +1,179 @@
+"""Gymnasium spaces in Worldline's words: observations as plain arrays, actions as rows `[A]` of `Batch.actions`.
+
+| action space  | row [A], float32                                                          |
+|---------------|---------------------------------------------------------------------------|
+| Discrete      | one-hot of `action - start`                                               |
+| MultiDiscrete | one-hots of each choice, concatenated                                     |
+| Box           | each component in [-1, 1], where -1 is the box's low end and 1 its high one |
+
+Policies act in [-1, 1] and data files hold [-1, 1]; the box's own units are seen by the environment alone.
+
+| observation space                 | array                                                             |
+|-----------------------------------|-------------------------------------------------------------------|
+| Box                               | as it is (images stay uint8); float64 becomes float32             |
+| Dict                              | a dict of such arrays                                             |
+| Discrete, MultiDiscrete, Tuple... | flattened to one float32 vector as Gymnasium does (one-hot)       |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.spaces.utils import flatten, flatten_space
+
+from worldline.episode import Array, DataSpec, ObsArray
+from worldline.errors import DataError
+
+_Shape = tuple[int, ...]
+
+
+def data_spec(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> DataSpec:
+    """Return the shapes that a model for these spaces needs.
+
+    Raises:
+        DataError: A space that Worldline cannot learn from.
+    """
+    action_type, sizes, width = _action_layout(action_space)
+    array_space = obs_space(observation_space)
+    obs_shape: _Shape | dict[str, _Shape] = (
+        {key: tuple(part.shape or ()) for key, part in array_space.spaces.items()}
+        if isinstance(array_space, spaces.Dict)
+        else tuple(array_space.shape or ())
+    )
+    return DataSpec(obs_shape=obs_shape, action_dim=width, action_type=action_type, action_sizes=sizes)
+
+
+def to_env_action(row: Array, space: spaces.Space[Any]) -> Any:
+    """Return the environment's action for a row `[A]`; out-of-range continuous components are clipped to [-1, 1].
+
+    Raises:
+        DataError: The row has another shape, or is not finite.
+    """
+    if isinstance(space, spaces.Discrete):
+        _check_row(row, int(space.n))
+        return np.int64(space.start + row.argmax())
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes = space.nvec.ravel()
+        _check_row(row, int(sizes.sum()))
+        parts = np.split(row, np.cumsum(sizes)[:-1])
+        choices = np.array([part.argmax() for part in parts], dtype=space.dtype).reshape(space.nvec.shape)
+        return choices + space.start
+    if isinstance(space, spaces.Box):
+        _check_row(row, int(np.prod(space.shape)))
+        fraction = (np.clip(row.reshape(space.shape), -1.0, 1.0) + 1.0) / 2.0
+        scaled = space.low + fraction * (space.high - space.low)
+        return np.clip(scaled, space.low, space.high).astype(space.dtype)  # rounding must not leave the box
+    raise _unsupported_action(space)
+
+
+def from_env_action(action: Any, space: spaces.Space[Any]) -> Array:
+    """Return the row `[A]` for one of the environment's actions: the inverse of `to_env_action`.
+
+    Raises:
+        DataError: The action is not in the space.
+    """
+    if not space.contains(action):
+        raise DataError(
+            f"{action!r} is not an action of {space}. Give what the environment's action_space.sample() is."
+        )
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(int(action) - int(space.start), int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        choices = (np.asarray(action) - space.start).ravel()
+        return np.concatenate([_one_hot(int(c), int(n)) for c, n in zip(choices, space.nvec.ravel(), strict=True)])
+    if isinstance(space, spaces.Box):
+        _, _, width = _action_layout(space)
+        fraction = (np.asarray(action, dtype=np.float64) - space.low) / (space.high - space.low)
+        row: Array = (fraction * 2.0 - 1.0).reshape(width).astype(np.float32)
+        return row
+    raise _unsupported_action(space)
+
+
+def obs_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Return the space of what `to_obs` returns: a Box, or a Dict of them.
+
+    Raises:
+        DataError: The space has no fixed array shape.
+    """
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _array_space(part) for key, part in space.spaces.items()})
+    return _array_space(space)
+
+
+def action_row_space(space: spaces.Space[Any]) -> spaces.Box:
+    """Return the space of rows `[A]`: [0, 1] where they are one-hot, [-1, 1] where they are continuous.
+
+    Raises:
+        DataError: Actions of a kind that Worldline cannot learn.
+    """
+    action_type, _, width = _action_layout(space)
+    low = -1.0 if action_type == "continuous" else 0.0
+    return spaces.Box(low, 1.0, (width,), np.float32)
+
+
+def to_obs(obs: Any, space: spaces.Space[Any]) -> ObsArray:
+    """Return the environment's observation as an array, or a dict of arrays."""
+    if isinstance(space, spaces.Dict):
+        return {key: _to_array(obs[key], part) for key, part in space.spaces.items()}
+    return _to_array(obs, space)
+
+
+def _to_array(obs: Any, space: spaces.Space[Any]) -> Array:
+    if isinstance(space, spaces.Box):
+        return np.asarray(obs, dtype=np.float32 if space.dtype == np.float64 else space.dtype)
+    return np.asarray(flatten(space, obs), dtype=np.float32)
+
+
+def _array_space(space: spaces.Space[Any]) -> spaces.Box:
+    flat = flatten_space(space) if space.is_np_flattenable else None
+    if not isinstance(flat, spaces.Box):
+        raise DataError(
+            f"The observation space {space} has no fixed array shape. Wrap the environment so that it observes "
+            "a Box, or a Dict of them."
+        )
+    if not isinstance(space, spaces.Box):
+        return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+    if space.dtype != np.float64:
+        return space
+    return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+
+
+def _action_layout(space: spaces.Space[Any]) -> tuple[str, tuple[int, ...], int]:
+    """Return action type, choices of each discrete component and A."""
+    if isinstance(space, spaces.Discrete):
+        return "discrete", (int(space.n),), int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes = tuple(int(n) for n in space.nvec.ravel())
+        return "multi_discrete", sizes, sum(sizes)
+    if isinstance(space, spaces.Box):
+        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise DataError(
+                f"The action space {space} has no finite bounds to scale [-1, 1] to. "
+                "Wrap the environment with gymnasium.wrappers.TransformAction and give it a bounded Box."
+            )
+        return "continuous", (), int(np.prod(space.shape))
+    raise _unsupported_action(space)
+
+
+def _unsupported_action(space: spaces.Space[Any]) -> DataError:
+    return DataError(
+        f"Actions of {type(space).__name__} are not supported; Discrete, MultiDiscrete and Box are. "
+        "Wrap the environment so that it takes one of these."
+    )
+
+
+def _check_row(row: Array, width: int) -> None:
+    if row.shape != (width,):
+        raise DataError(f"An action row for this environment has shape ({width},); got {row.shape}.")
+    if not np.isfinite(row).all():
+        raise DataError(
+            f"The action {row} is not finite. The policy that chose it has diverged: use an earlier checkpoint."
+        )
+
+
+def _one_hot(index: int, size: int) -> Array:
+    row = np.zeros(size, dtype=np.float32)
+    row[index] = 1.0
+    return row
