@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,16 @@ class TinyConfig:
 SIZES = {"size1m": {"width": 4}, "size12m": {"width": 16}}
 
 
+@dataclasses.dataclass(frozen=True)
+class TinyState:
+    latent: Tensor  # [..., width]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> TinyState:
+        return TinyState(function(self.latent))
+
+
 class Tiny(WorldModel):
-    """A linear encoder, dynamics and heads; the state is one tensor `[..., width]`."""
+    """A linear encoder, dynamics and heads."""
 
     family = "tiny"
     config: TinyConfig
@@ -46,30 +55,32 @@ class Tiny(WorldModel):
 
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
         state = self.observe(batch)  # [B, T, width]
-        predicted = self._step(state, batch.actions)
-        loss = (self.reward(predicted)[..., 0] - batch.rewards)[batch.step_mask].square().mean()
+        arrived = self._step(state.latent, batch.actions)
+        loss = (self.reward(arrived)[..., 0] - batch.rewards)[batch.step_mask].square().mean()
         loss = loss + (self.decode(state) - batch.obs).flatten(2)[batch.obs_mask].square().mean()
         return {"loss": loss, "reward": loss.detach()}
 
-    def encode(self, obs: Obs) -> Tensor:
-        return self.encoder(obs.flatten(-len(self.config.obs_shape)).float() * self.scale)
+    def encode(self, obs: Obs) -> TinyState:
+        return TinyState(self.encoder(obs.flatten(-len(self.config.obs_shape)).float() * self.scale))
 
-    def observe(self, batch: Batch) -> Tensor:
+    def observe(self, batch: Batch) -> TinyState:
         return self.encode(batch.obs)
 
-    def imagine(self, state: Tensor, actions: Tensor) -> Trajectory:
-        states = []
+    def imagine(self, state: TinyState, actions: Tensor) -> Trajectory:
+        latents, latent = [], state.latent
         for action in actions:
-            state = self._step(state, action)
-            states.append(state)
-        stacked = torch.stack(states)  # [H, B, width]
-        return Trajectory(rewards=self.reward(stacked)[..., 0], continues=torch.ones(stacked.shape[:2]), states=stacked)
+            latent = self._step(latent, action)
+            latents.append(latent)
+        stacked = torch.stack(latents)  # [H, B, width]
+        return Trajectory(
+            rewards=self.reward(stacked)[..., 0], continues=torch.ones(stacked.shape[:2]), states=TinyState(stacked)
+        )
 
-    def decode(self, state: Tensor) -> Tensor:
-        return self.decoder(state).unflatten(-1, self.config.obs_shape)
+    def decode(self, state: TinyState) -> Tensor:
+        return self.decoder(state.latent).unflatten(-1, self.config.obs_shape)
 
     def act(self, obs: Obs, state=None, *, is_first=None, deterministic: bool = False) -> tuple[Tensor, None]:
-        choice = self.encode(obs).sum(-1).long() % self.config.action_dim  # [N]
+        choice = self.encode(obs).latent.sum(-1).long() % self.config.action_dim  # [N]
         return nn.functional.one_hot(choice, self.config.action_dim).float(), None
 
     def after_update(self) -> None:

@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -94,17 +94,28 @@ class Model(nn.Module, abc.ABC):
             ) from error
 
 
+class LatentState(Protocol):
+    """What every family's state has: a way to index, detach or move all its tensors."""
+
+    def map(self, function: Callable[[Tensor], Tensor], /) -> Any:
+        """Return the state with `function` applied to every tensor."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Trajectory:
     """An imagined future, time first: H steps of B trajectories."""
 
     rewards: Tensor  # [H, B], expected reward of each step
     continues: Tensor  # [H, B], probability in [0, 1] that the episode goes on after the step
-    states: Any  # the family's state after each step, leaves [H, B, ...]
+    states: Any  # the family's `LatentState` after each step, leaves [H, B, ...]
 
 
 class WorldModel(Model):
-    """A model that encodes observations, imagines what actions lead to, and acts."""
+    """A model that encodes observations, imagines what actions lead to, and acts.
+
+    Its states are a family's own class, a `LatentState`.
+    """
 
     @abc.abstractmethod
     def encode(self, obs: Obs) -> Any:
