@@ -114,7 +114,7 @@ def action_row_space(space: spaces.Space[Any]) -> spaces.Box:
 
 
 def to_obs(obs: Any, space: spaces.Space[Any]) -> ObsArray:
-    """Return the environment's observation as an array, or a dict of arrays."""
+    """Return the environment's observation as an array, or a dict of arrays. Copies: some environments reuse theirs."""
     if isinstance(space, spaces.Dict):
         return {key: _to_array(obs[key], part) for key, part in space.spaces.items()}
     return _to_array(obs, space)
@@ -122,8 +122,8 @@ def to_obs(obs: Any, space: spaces.Space[Any]) -> ObsArray:
 
 def _to_array(obs: Any, space: spaces.Space[Any]) -> Array:
     if isinstance(space, spaces.Box):
-        return np.asarray(obs, dtype=np.float32 if space.dtype == np.float64 else space.dtype)
-    return np.asarray(flatten(space, obs), dtype=np.float32)
+        return np.array(obs, dtype=np.float32 if space.dtype == np.float64 else space.dtype)
+    return np.array(flatten(space, obs), dtype=np.float32)
 
 
 def _array_space(space: spaces.Space[Any]) -> spaces.Box:

@@ -1,0 +1,1 @@
+"""Measure models and policies: `rollout` in environments, `openloop` predictions on data, `metrics` over episodes."""

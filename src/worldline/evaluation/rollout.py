@@ -1,0 +1,289 @@
+"""Run a policy in environments: episodes in lockstep, and what they returned.
+
+Several environments take their steps together, so that the policy is asked once per step for all of them. An
+environment whose episode has ended begins the next one in the same place of the batch, until none are left; then its
+place stays in the batch, unused. Episode number i is always seeded by `seed + i`, wherever it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, SupportsFloat, cast, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldline.batch import Obs
+from worldline.episode import Array, DataSpec, Episode, ObsArray
+from worldline.errors import ConfigError
+from worldline.evaluation.metrics import t_interval95
+from worldline.protocols import Policy
+from worldline.seeding import isolated
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """What is stepped here: Gymnasium's interface with actions as rows `[A]`. `envs.make.make_env` makes them."""
+
+    data_spec: DataSpec
+
+    def reset(self, *, seed: int | None = None) -> tuple[ObsArray, dict[str, Any]]: ...
+
+    def step(self, action: Array) -> tuple[ObsArray, SupportsFloat, bool, bool, dict[str, Any]]: ...
+
+    def close(self) -> None: ...
+
+
+OnEpisode = Callable[[Episode], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """What a policy achieved, episode by episode in the order of their seeds."""
+
+    returns: tuple[float, ...]  # undiscounted sum of rewards of each episode
+    lengths: tuple[int, ...]  # steps of each episode
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return statistics.fmean(self.returns)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns (of the sample, n - 1); 0 for a single episode."""
+        return statistics.stdev(self.returns) if len(self.returns) > 1 else 0.0
+
+    @property
+    def interval95(self) -> tuple[float, float]:
+        """95% confidence interval of the mean return by Student's t; a single episode tells nothing: (-inf, inf)."""
+        return t_interval95(self.returns)
+
+
+def evaluate_policy(
+    make: Callable[[], Environment],
+    policy: Policy,
+    *,
+    num_episodes: int = 20,
+    seed: int = 0,
+    deterministic: bool = True,
+    num_envs: int = 32,
+    device: torch.device | str | None = None,
+    on_episode: OnEpisode | None = None,
+) -> EvaluationResult:
+    """Run `policy` for `num_episodes` whole episodes and return what it achieved.
+
+    The arguments are those of `collect_episodes`.
+    """
+    episodes = collect_episodes(
+        make,
+        policy,
+        num_episodes=num_episodes,
+        seed=seed,
+        deterministic=deterministic,
+        num_envs=num_envs,
+        device=device,
+        on_episode=on_episode,
+    )
+    return EvaluationResult(
+        returns=tuple(float(episode.rewards.sum(dtype=np.float64)) for episode in episodes),
+        lengths=tuple(len(episode) for episode in episodes),
+    )
+
+
+def collect_episodes(
+    make: Callable[[], Environment],
+    policy: Policy,
+    *,
+    num_episodes: int,
+    seed: int = 0,
+    deterministic: bool = False,
+    num_envs: int = 32,
+    device: torch.device | str | None = None,
+    on_episode: OnEpisode | None = None,
+) -> list[Episode]:
+    """Run `policy` for `num_episodes` whole episodes and return them in the order of their seeds.
+
+    The same arguments give the same episodes; torch's default generator is left as it was.
+
+    Args:
+        make: Makes one environment; called `min(num_envs, num_episodes)` times.
+        policy: Chooses actions; a module is in evaluation mode meanwhile.
+        num_episodes: How many episodes to run.
+        seed: Episode i resets its environment with `seed + i`; the policy's own noise is seeded by `seed`.
+        deterministic: Ask the policy for its most likely action instead of a sample.
+        num_envs: How many environments take their steps together.
+        device: Where the policy wants its observations; None means where a module's parameters are, else the CPU.
+        on_episode: Called with each episode when it ends, for progress.
+
+    Raises:
+        ConfigError: A count is not positive, or `make` does not make what `make_env` makes.
+    """
+    for name, count in (("num_episodes", num_episodes), ("num_envs", num_envs)):
+        if count < 1:
+            raise ConfigError(f"{name} must be at least 1; got {count}.")
+    with contextlib.ExitStack() as stack:
+        envs = [_opened(make, stack) for _ in range(min(num_envs, num_episodes))]
+        stack.enter_context(isolated(seed))
+        stack.enter_context(_evaluation_mode(policy))
+        stack.enter_context(torch.no_grad())
+        places = _Places(envs, num_episodes=num_episodes, seed=seed, on_episode=on_episode)
+        where = _device_of(policy) if device is None else torch.device(device)
+        state: Any = None
+        while places.are_running:
+            is_first = torch.from_numpy(places.is_first.copy()).to(where)
+            actions, state = policy.act(
+                _to_tensors(places.obs, where), state, is_first=is_first, deterministic=deterministic
+            )
+            places.step(actions.detach().to("cpu", torch.float32).numpy())
+    return places.episodes()
+
+
+class RandomPolicy:
+    """Uniformly random actions: the yardstick, and where data begins.
+
+    Draws from torch's default generator, as models do, so that one seed covers both.
+    """
+
+    def __init__(self, spec: DataSpec) -> None:
+        self._spec = spec
+
+    def act(
+        self, obs: Obs, state: Any = None, *, is_first: Tensor | None = None, deterministic: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Return random actions `[N, A]`; see `protocols.Policy`. Of these, none is likelier than another."""
+        first = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        num = first.shape[0]
+        if self._spec.action_type == "continuous":
+            return torch.rand(num, self._spec.action_dim) * 2.0 - 1.0, None
+        choices = [
+            nn.functional.one_hot(torch.randint(size, (num,)), size) for size in self._spec.action_sizes
+        ]  # each [N, size]
+        return torch.cat(choices, dim=1).float(), None
+
+
+class _Places:
+    """The environments of a lockstep run, the episode that each one is in, and those that are finished."""
+
+    def __init__(self, envs: list[Environment], *, num_episodes: int, seed: int, on_episode: OnEpisode | None) -> None:
+        self._envs = envs
+        self._seed = seed
+        self._num_episodes = num_episodes
+        self._on_episode = on_episode
+        self._num_begun = 0
+        self._finished: dict[int, Episode] = {}
+        self._running: dict[int, _Recording] = {}  # by place
+        self.obs: list[ObsArray] = []  # N observations, the last one where a place is not running any more
+        self.is_first = np.zeros(len(envs), dtype=np.bool_)  # [N]
+        for place in range(len(envs)):
+            self.obs.append(self._begin(place))
+
+    @property
+    def are_running(self) -> bool:
+        return bool(self._running)
+
+    def step(self, actions: Array) -> None:
+        """Take one step with `actions [N, A]` in every place that is running."""
+        self.is_first[:] = False
+        for place, recording in list(self._running.items()):
+            obs, reward, terminated, truncated, _ = self._envs[place].step(actions[place])
+            recording.add(self.obs[place], actions[place], float(reward))
+            self.obs[place] = obs
+            if terminated or truncated:
+                self._end(place, terminated=terminated, truncated=truncated)
+
+    def episodes(self) -> list[Episode]:
+        return [self._finished[number] for number in range(self._num_episodes)]
+
+    def _begin(self, place: int) -> ObsArray:
+        self._running[place] = _Recording(self._num_begun)
+        self._num_begun += 1
+        self.is_first[place] = True
+        obs, _ = self._envs[place].reset(seed=self._seed + self._running[place].number)
+        return obs
+
+    def _end(self, place: int, *, terminated: bool, truncated: bool) -> None:
+        recording = self._running.pop(place)
+        episode = recording.finish(
+            self.obs[place], terminated=terminated, truncated=truncated, seed=self._seed + recording.number
+        )
+        self._finished[recording.number] = episode
+        if self._on_episode is not None:
+            self._on_episode(episode)
+        if self._num_begun < self._num_episodes:
+            self.obs[place] = self._begin(place)
+
+
+class _Recording:
+    """The rows of an episode that is still running."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._obs: list[ObsArray] = []
+        self._actions: list[Array] = []
+        self._rewards: list[float] = []
+
+    def add(self, obs: ObsArray, action: Array, reward: float) -> None:
+        """Add a row: the observation, the action taken there, the reward that followed."""
+        self._obs.append(obs)
+        self._actions.append(np.clip(action, -1.0, 1.0))  # what the environment was given
+        self._rewards.append(reward)
+
+    def finish(self, final_obs: ObsArray, *, terminated: bool, truncated: bool, seed: int) -> Episode:
+        return Episode(
+            obs=_stack(self._obs),
+            actions=np.stack(self._actions),
+            rewards=np.array(self._rewards, dtype=np.float32),
+            terminated=terminated,
+            truncated=truncated,
+            final_obs=final_obs,
+            meta={"seed": seed},
+        )
+
+
+def _opened(make: Callable[[], Environment], stack: contextlib.ExitStack) -> Environment:
+    env = make()
+    if not isinstance(env, Environment):
+        raise ConfigError(
+            f"make() returned {env!r}, which does not take actions as rows. "
+            "Return worldline.envs.make.make_env(...), or wrap your environment in worldline.envs.rows.RowEnv."
+        )
+    stack.callback(env.close)
+    return env
+
+
+@contextlib.contextmanager
+def _evaluation_mode(policy: Policy) -> Iterator[None]:
+    """Put a policy that is a module into evaluation mode, and back."""
+    if not (isinstance(policy, nn.Module) and policy.training):
+        yield
+        return
+    policy.eval()
+    try:
+        yield
+    finally:
+        policy.train()
+
+
+def _device_of(policy: Policy) -> torch.device:
+    first = next(policy.parameters(), None) if isinstance(policy, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device
+
+
+def _stack(items: list[ObsArray]) -> ObsArray:
+    """Return observations `[*obs]` stacked to `[N, *obs]`, key by key where they are dicts."""
+    if isinstance(items[0], dict):
+        dicts = cast("list[dict[str, Array]]", items)
+        return {key: np.stack([item[key] for item in dicts]) for key in dicts[0]}
+    return np.stack(cast("list[Array]", items))
+
+
+def _to_tensors(items: list[ObsArray], device: torch.device) -> Obs:
+    stacked = _stack(items)
+    if isinstance(stacked, dict):
+        return {key: torch.from_numpy(value).to(device) for key, value in stacked.items()}
+    return torch.from_numpy(stacked).to(device)
