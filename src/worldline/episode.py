@@ -2,6 +2,15 @@
 
 Follows the row rule of `batch.py`: row t holds obs_t, the action taken there, and the reward that `env.step` then
 returned; `final_obs` is what the last step led to.
+
+How an episode ended is two flags, because they mean different things to a learner:
+
+| terminated | truncated | meaning                                                                              |
+|------------|-----------|--------------------------------------------------------------------------------------|
+| True       | False     | the environment ended it for good: the value after the last step is zero             |
+| False      | True      | a time limit cut it off: the value after the last step is that of `final_obs`        |
+| True       | True      | both at once, which Gymnasium allows: learners treat it as terminated                |
+| False      | False     | the recording stopped in the middle                                                  |
 """
 
 from __future__ import annotations
@@ -12,8 +21,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from worldline.errors import DataError, nearest
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 ObsArray: TypeAlias = Array | dict[str, Array]
+
+_CHECK_BLOCK = 1 << 20  # elements looked at together, so that a check never doubles the memory of its array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +41,22 @@ class DataSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Episode:
-    """One trajectory of T >= 1 steps."""
+    """One trajectory of T >= 1 steps.
+
+    Lists are turned into arrays; arrays are kept as they are, in their own dtype and without a copy.
+
+    >>> import numpy as np
+    >>> episode = Episode(obs=np.zeros((3, 4)), actions=[0, 1, 0], rewards=[1.0, 1.0, 1.0], terminated=True)
+    >>> len(episode)
+    3
+    >>> Episode(obs=np.zeros((3, 4)), actions=[0, 1], rewards=[1.0, 1.0, 1.0], terminated=True)
+    Traceback (most recent call last):
+    worldline.errors.DataError: actions has 2 rows, but rewards has 3. Every column needs one row per step; an \
+observation after the last step goes into final_obs.
+
+    Raises:
+        DataError: A column has the wrong rank, length or type, or holds NaN or infinity.
+    """
 
     obs: ObsArray  # [T, *obs], or a dict of them
     actions: Array  # [T, A] float, or [T] / [T, 1] integers (discrete), or [T, K] integers (multi-discrete)
@@ -38,5 +66,124 @@ class Episode:
     final_obs: ObsArray | None = None  # [*obs], what the last step led to
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # seed, task, language, ...
 
+    def __post_init__(self) -> None:
+        rewards = numeric_array("rewards", self.rewards)
+        if rewards.ndim != 1:
+            hint = " Use rewards[:, 0]." if rewards.ndim == 2 and rewards.shape[1] == 1 else ""
+            raise DataError(f"rewards has shape {rewards.shape}; expected [T], one number per step.{hint}")
+        if len(rewards) == 0:
+            raise DataError("The episode has no steps. Leave empty episodes out.")
+        actions = numeric_array("actions", self.actions)
+        if actions.ndim not in (1, 2):
+            raise DataError(f"actions has shape {actions.shape}; expected [T, A], or [T] for discrete actions.")
+        obs = _map_obs("obs", self.obs)
+        for name, column in {"actions": actions, **named_obs(obs)}.items():
+            _check_rows(name, column, len(rewards))
+        for name, column in {"rewards": rewards, "actions": actions, **named_obs(obs)}.items():
+            check_finite(name, column)
+        object.__setattr__(self, "rewards", rewards)
+        object.__setattr__(self, "actions", actions)
+        object.__setattr__(self, "obs", obs)
+        object.__setattr__(self, "final_obs", _checked_final_obs(self.final_obs, obs))
+        object.__setattr__(self, "terminated", _one_flag("terminated", self.terminated))
+        object.__setattr__(self, "truncated", _one_flag("truncated", self.truncated))
+
     def __len__(self) -> int:
         return len(self.rewards)
+
+
+def numeric_array(name: str, value: Any) -> Array:
+    """Return `value` as an array of numbers or booleans, without a copy where it is one.
+
+    Raises:
+        DataError: It is ragged, or holds objects, text, complex numbers or dates.
+    """
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{name} cannot become one array: {error}. Every row must have the same shape.") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(
+            f"{name} has dtype {array.dtype}; expected numbers or booleans. Convert it first, e.g. with "
+            f"np.asarray(..., dtype=np.float32), and give every row the same shape."
+        )
+    return array
+
+
+def named_obs(obs: ObsArray) -> dict[str, Array]:
+    """Return the arrays of an observation by column name: "obs", or "obs.KEY" for each key of a dict."""
+    return {f"obs.{key}": value for key, value in obs.items()} if isinstance(obs, dict) else {"obs": obs}
+
+
+def check_finite(name: str, array: Array, *, first_row: int = 0) -> None:
+    """Check that `array [T, ...]` has neither NaN nor infinity.
+
+    Args:
+        name: What the message calls it.
+        array: Any numeric array; only floats can fail.
+        first_row: The number of its first row, where it is a part of something longer.
+
+    Raises:
+        DataError: It has; the message names the first such row.
+    """
+    if array.dtype.kind != "f" or array.size == 0:
+        return
+    rows = array.reshape(1) if array.ndim == 0 else array
+    step = max(1, _CHECK_BLOCK * len(rows) // rows.size)
+    for start in range(0, len(rows), step):
+        finite = np.isfinite(rows[start : start + step])
+        if not finite.all():
+            row = int(np.argmin(finite.reshape(len(finite), -1).all(axis=1))) + start
+            bad = rows[row][~np.isfinite(rows[row])].flat[0]
+            raise DataError(
+                f"{name} has {bad} in row {first_row + row}; expected finite numbers. Find out where it comes from, "
+                f"or leave that episode out."
+            )
+
+
+def _map_obs(name: str, obs: Any) -> ObsArray:
+    if not isinstance(obs, Mapping):
+        return numeric_array(name, obs)
+    if not obs:
+        raise DataError(f"{name} is an empty dict; expected at least one observation.")
+    for key in obs:
+        if not isinstance(key, str) or not key or "/" in key or "\\" in key:
+            raise DataError(f"{name} has the key {key!r}; expected non-empty strings without slashes. Rename it.")
+    return {key: numeric_array(f"{name}.{key}", value) for key, value in obs.items()}
+
+
+def _check_rows(name: str, column: Array, steps: int) -> None:
+    if column.ndim == 0 or len(column) != steps:
+        got = "is a single number" if column.ndim == 0 else f"has {len(column)} rows"
+        raise DataError(
+            f"{name} {got}, but rewards has {steps}. Every column needs one row per step; an observation after the "
+            f"last step goes into final_obs."
+        )
+
+
+def _checked_final_obs(final_obs: Any, obs: ObsArray) -> ObsArray | None:
+    if final_obs is None:
+        return None
+    final = _map_obs("final_obs", final_obs)
+    if isinstance(final, dict) != isinstance(obs, dict):
+        raise DataError("obs and final_obs must both be dicts, or both be arrays.")
+    rows, finals = named_obs(obs), named_obs(final)
+    for name in finals:
+        if name not in rows:
+            raise DataError(f"final_obs has {name!r}, which obs has not. {nearest(name, rows)}")
+    for name, row in rows.items():
+        if name not in finals:
+            raise DataError(f"final_obs lacks {name!r}. It needs every key that obs has.")
+        if finals[name].shape != row.shape[1:]:
+            raise DataError(
+                f"final_obs ({name}) has shape {finals[name].shape}; expected {row.shape[1:]}, one row of obs."
+            )
+        check_finite(f"final_obs ({name})", finals[name])
+    return final
+
+
+def _one_flag(name: str, value: Any) -> bool:
+    flag = np.asarray(value)
+    if flag.ndim != 0 or flag.dtype.kind not in "biuf" or flag not in (0, 1):
+        raise DataError(f"{name} is {value!r}; expected True or False for the whole episode.")
+    return bool(flag)

@@ -1,0 +1,467 @@
+"""ReplayBuffer: episodes in memory, and windows of them as batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldline.batch import Batch, BatchRequest
+from worldline.data.block import EpisodeBlock
+from worldline.data.encode import convert, encode_actions, encode_ending, infer_action_sizes, settle_obs_dtype
+from worldline.data.formats import npz
+from worldline.data.store import IS_FIRST, OBS, TERMINATION, RowStore
+from worldline.data.windows import Windows
+from worldline.episode import Array, DataSpec, Episode, ObsArray, named_obs
+from worldline.errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+    from torch import Tensor
+
+ObsShape = tuple[int, ...] | dict[str, tuple[int, ...]]
+
+DEFAULT_SEQ_LEN = 50  # rows of a window where none are asked for, as in `TrainingConfig.sequence_length`
+
+_STEP_FLAGS = (False, False, True, True)  # of an ordinary step, as `store.FLAGS` has them
+
+
+class ReplayBuffer:
+    """Episodes in columns, sampled in windows that never cross from one to the next.
+
+    The oldest episodes make room for new ones, whole ones at a time, once there are more than `capacity` steps.
+
+    Args:
+        capacity: The most transitions (steps) to keep.
+        obs_shape: Shape of one observation, or a dict of shapes.
+        action_dim: A: the number of choices of a discrete action, or of values of a continuous one.
+        obs_dtype: What observations are stored as, one dtype or a dict of them. None takes the first episode's: images
+            (uint8 of rank 2 or more) stay uint8, all else becomes float32. See `data.encode.convert` for what fits.
+        action_sizes: `()` for continuous actions, `(A,)` for a discrete one, the choices of each of several (summing to
+            A) for multi-discrete ones. None tells it from the first episode.
+
+    Raises:
+        ConfigError: A setting is out of range, or they contradict each other.
+
+    >>> import numpy as np
+    >>> buffer = ReplayBuffer(capacity=1000, obs_shape=(4,), action_dim=2)
+    >>> buffer.add_episode(np.zeros((20, 4)), np.ones(20, dtype=int), np.ones(20), terminated=True)
+    >>> batch = buffer.sample(batch_size=8, seq_len=5)
+    >>> batch.obs.shape, batch.actions[0, 0]
+    (torch.Size([8, 5, 4]), tensor([0., 1.]))
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        obs_shape: ObsShape,
+        action_dim: int,
+        obs_dtype: npt.DTypeLike | Mapping[str, npt.DTypeLike] | None = None,
+        *,
+        action_sizes: tuple[int, ...] | None = None,
+    ) -> None:
+        self._capacity = _positive("capacity", capacity)
+        self._action_dim = _positive("action_dim", action_dim)
+        self._obs_shape = _checked_shape(obs_shape)
+        self._shapes = _named(self._obs_shape)
+        self._obs_dtypes = _checked_dtypes(obs_dtype, self._obs_shape)
+        self._action_sizes = None if action_sizes is None else _checked_sizes(action_sizes, self._action_dim)
+        self._store: RowStore | None = None
+        self._meta: list[Mapping[str, Any]] = []  # one per episode added; the store knows how many were evicted
+        self._windows: dict[int, Windows] = {}
+        self._seed = 0
+        self._step = 0
+
+    def __len__(self) -> int:
+        return self.num_transitions
+
+    def __repr__(self) -> str:
+        return (
+            f"ReplayBuffer({self.num_transitions:,} of {self._capacity:,} transitions in {self.num_episodes:,} episodes, "
+            f"obs_shape={self._obs_shape}, action_dim={self._action_dim})"
+        )
+
+    @property
+    def capacity(self) -> int:
+        """The most transitions the buffer keeps."""
+        return self._capacity
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes held."""
+        return 0 if self._store is None else self._store.num_episodes
+
+    @property
+    def num_transitions(self) -> int:
+        """Number of steps held, over all episodes; also `len(buffer)`."""
+        return 0 if self._store is None else self._store.num_steps
+
+    @property
+    def spec(self) -> DataSpec:
+        """What a model needs to know of this data.
+
+        Raises:
+            DataError: Nothing was added yet and `action_sizes` was not given, so discrete or continuous is not known.
+        """
+        sizes = self._action_sizes
+        if sizes is None:
+            raise DataError(
+                "The buffer is empty, so the type of its actions is not known. Add an episode first, or pass action_sizes."
+            )
+        action_type = "continuous" if not sizes else "discrete" if len(sizes) == 1 else "multi_discrete"
+        return DataSpec(
+            obs_shape=self._obs_shape, action_dim=self._action_dim, action_type=action_type, action_sizes=sizes
+        )
+
+    def add_episode(
+        self,
+        obs: Any,
+        actions: Any,
+        rewards: Any,
+        dones: Any = None,
+        *,
+        terminated: Any = None,
+        truncated: Any = None,
+        final_obs: Any = None,
+    ) -> None:
+        """Add one episode of T steps.
+
+        Pass `terminated` and `truncated` as `env.step` returns them. `dones` alone is taken where nothing better is
+        known: a last True counts as terminated although it may have been a time limit, all False as truncated.
+
+        Args:
+            obs: `[T, *obs]`, or a dict of them.
+            actions: `[T, A]`; or indices, `[T]` or `[T, 1]` (discrete) or `[T, K]` (multi-discrete), which are stored
+                one-hot.
+            rewards: `[T]`.
+            dones: `[T]` of which only the last may be True, or one flag.
+            terminated: The same, True where the environment ended the episode for good.
+            truncated: The same, True where a time limit cut it off.
+            final_obs: `[*obs]`, what the last step led to; without it, the observation after the last step is unknown.
+
+        Raises:
+            DataError: Something does not fit; the buffer is as it was before.
+        """
+        steps = len(np.asarray(rewards))
+        is_terminated, is_truncated = encode_ending(steps, dones, terminated, truncated)
+        self.add(
+            Episode(
+                obs=obs,
+                actions=actions,
+                rewards=rewards,
+                terminated=is_terminated,
+                truncated=is_truncated,
+                final_obs=final_obs,
+            )
+        )
+
+    def add(self, episode: Episode) -> None:
+        """Add one episode.
+
+        Raises:
+            DataError: It does not fit this buffer, which is as it was before.
+        """
+        if len(episode) > self._capacity:
+            raise DataError(
+                f"The episode has {len(episode)} steps, but the buffer's capacity is {self._capacity}. Create it with a "
+                f"larger capacity."
+            )
+        self._add_block(EpisodeBlock.of(episode))
+
+    def sample(
+        self,
+        batch_size: int | BatchRequest,
+        seq_len: int | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Batch:
+        """Return the windows that belong to the current step, and go on to the next.
+
+        Uniform over all windows; `data.windows` says which there are, and that the order is a function of (seed, step).
+        The batch owns its memory. Discrete actions are one-hot, observations have the dtype they are stored in.
+
+        Args:
+            batch_size: B, the number of windows; or a `BatchRequest` with all three.
+            seq_len: T, the number of rows of each; None means 50.
+            device: Where the tensors shall be. Copies to an accelerator go through pinned memory and are not waited for.
+
+        Raises:
+            DataError: The buffer is empty.
+            ConfigError: `batch_size` or `seq_len` is less than 1.
+        """
+        if isinstance(batch_size, BatchRequest):
+            batch_size, seq_len, device = batch_size.batch_size, batch_size.seq_len, batch_size.device
+        windows = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len)
+        drawn = windows.draw(_positive("batch_size", batch_size), seed=self._seed, step=self._step)
+        batch = self._batch(windows.gather(drawn), device)
+        self._step += 1
+        return batch
+
+    def seek(self, *, seed: int, step: int) -> None:
+        """Make the next `sample` the one of `step` (0-based) under `seed`. A new buffer stands at seed 0, step 0.
+
+        Raises:
+            ConfigError: One of them is negative.
+        """
+        if seed < 0 or step < 0:
+            raise ConfigError(f"seek got seed {seed} and step {step}; expected numbers from 0 on.")
+        self._seed, self._step = int(seed), int(step)
+
+    def episodes(self) -> Iterator[Episode]:
+        """Return an iterator over copies of the episodes, oldest first, with actions as they are stored."""
+        for index in range(self.num_episodes):
+            yield self._episode(index)
+
+    @classmethod
+    def from_episodes(
+        cls,
+        episodes: Iterable[Episode],
+        *,
+        action_dim: int,
+        capacity: int | None = None,
+        obs_dtype: npt.DTypeLike | Mapping[str, npt.DTypeLike] | None = None,
+        action_sizes: tuple[int, ...] | None = None,
+    ) -> ReplayBuffer:
+        """Return a buffer with these episodes, just large enough unless `capacity` says otherwise.
+
+        Raises:
+            DataError: There are none, or one does not fit the others.
+        """
+        items = list(episodes)
+        if not items:
+            raise DataError("There are no episodes, so the shape of an observation is not known. Pass at least one.")
+        shapes = {name: column.shape[1:] for name, column in named_obs(items[0].obs).items()}
+        first = items[0].obs
+        obs_shape: ObsShape = {key: first[key].shape[1:] for key in first} if isinstance(first, dict) else shapes["obs"]
+        total = sum(len(episode) for episode in items)
+        buffer = cls(capacity or total, obs_shape, action_dim, obs_dtype, action_sizes=action_sizes)
+        for episode in items:
+            buffer.add(episode)
+        return buffer
+
+    def split(self, held_out: float, *, seed: int = 0) -> tuple[ReplayBuffer, ReplayBuffer]:
+        """Return two buffers, the second with the fraction `held_out` of the episodes, drawn by `seed`.
+
+        Each has at least one episode. Both are copies.
+
+        Raises:
+            ConfigError: `held_out` is not between 0 and 1.
+            DataError: There are fewer than two episodes.
+        """
+        if not 0 < held_out < 1:
+            raise ConfigError(f"held_out is {held_out}; expected a fraction between 0 and 1, such as 0.1.")
+        if self.num_episodes < 2:
+            raise DataError(f"A buffer with {self.num_episodes} episodes cannot be split. It needs at least two.")
+        count = min(max(1, round(held_out * self.num_episodes)), self.num_episodes - 1)
+        chosen = np.random.default_rng(seed).permutation(self.num_episodes)[:count]
+        parts = (np.setdiff1d(np.arange(self.num_episodes), chosen), np.sort(chosen))
+        train, test = (self._subset(part) for part in parts)
+        return train, test
+
+    def save(self, path: str | os.PathLike[str], *, compress: bool = False) -> None:
+        """Write the buffer as an `.npz` file, whole or not at all; see `data.formats.npz`.
+
+        Raises:
+            DataError: The buffer is empty.
+            FileError: The file cannot be written.
+        """
+        if self._store is None:
+            raise DataError("The buffer is empty; there is nothing to save. Add an episode first.")
+        npz.write(path, self._store, self.spec, meta=self._meta, compress=compress)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> ReplayBuffer:
+        """Read a buffer from an `.npz` file; see `data.formats.npz`.
+
+        Raises:
+            FileError: The file is missing, damaged or hostile.
+            DataError: Its arrays do not fit together, or hold NaN.
+        """
+        with npz.read(path, max_bytes=max_bytes) as recording:
+            spec = recording.spec
+            buffer = cls(
+                recording.capacity,
+                spec.obs_shape,
+                spec.action_dim,
+                recording.obs_dtype,
+                action_sizes=spec.action_sizes,
+            )
+            for block in recording.blocks():
+                buffer._add_block(block)
+        return buffer
+
+    def _add_block(self, block: EpisodeBlock) -> None:
+        self._check_obs_shapes(block.obs)
+        sizes = self._action_sizes
+        if sizes is None:
+            sizes = infer_action_sizes(block.actions, self._action_dim)
+        dtypes = {name: self._obs_dtypes.get(name) or settle_obs_dtype(column) for name, column in block.obs.items()}
+        columns = {name: convert(name, column, dtypes[name]) for name, column in block.obs.items()}
+        closing = {name: convert(f"final_obs ({name})", block.final_obs[name], dtypes[name]) for name in columns}
+        columns["actions"] = encode_actions(block.actions, action_dim=self._action_dim, action_sizes=sizes)
+        columns["rewards"] = convert("rewards", block.rewards, np.dtype(np.float32))
+        # Nothing can fail from here on.
+        self._action_sizes, self._obs_dtypes = sizes, dtypes
+        store = self._store = self._store or RowStore(self._layout(), self._capacity)
+        start = 0
+        for index, end in enumerate(block.ends.tolist()):
+            row, steps = store.make_room(end - start), end - start
+            for name, column in columns.items():
+                store.columns[name][row : row + steps] = column[start:end]
+                store.columns[name][row + steps] = closing[name][index] if name in closing else 0
+            flags = store.columns["flags"][row : row + steps + 1]
+            flags[:] = _STEP_FLAGS
+            flags[0, IS_FIRST] = True
+            flags[-2, TERMINATION] = block.terminated[index]
+            flags[-1] = False
+            flags[-1, OBS] = block.has_final_obs[index]
+            store.commit(row, steps, truncated=bool(block.truncated[index]))
+            start = end
+        self._meta.extend(block.meta)
+        del self._meta[: len(self._meta) - store.num_episodes]
+
+    def _layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        float32, boolean = np.dtype(np.float32), np.dtype(np.bool_)
+        obs = {name: (shape, self._obs_dtypes[name]) for name, shape in self._shapes.items()}
+        return {**obs, "actions": ((self._action_dim,), float32), "rewards": ((), float32), "flags": ((4,), boolean)}
+
+    def _check_obs_shapes(self, obs: Mapping[str, Array]) -> None:
+        for name in obs:
+            if name not in self._shapes:
+                raise DataError(f"The episode has {name!r}, which the buffer has not. {nearest(name, self._shapes)}")
+        for name, shape in self._shapes.items():
+            if name not in obs:
+                raise DataError(f"The episode lacks {name!r}. The buffer needs {', '.join(self._shapes)}.")
+            if obs[name].shape[1:] != shape:
+                raise DataError(
+                    f"{name} has shape {obs[name].shape}; expected [T, {', '.join(map(str, shape))}]. Reshape it, or "
+                    f"create the buffer with another obs_shape."
+                )
+
+    def _windows_of(self, seq_len: int) -> Windows:
+        store = self._store
+        if store is None:
+            raise DataError("The buffer is empty. Add an episode before you sample.")
+        windows = self._windows.get(seq_len)
+        if windows is None or windows.version != store.version:
+            self._windows = {key: value for key, value in self._windows.items() if value.version == store.version}
+            windows = self._windows[seq_len] = Windows(store, _positive("seq_len", seq_len))
+        return windows
+
+    def _batch(self, windows: dict[str, Array], device: str | torch.device) -> Batch:
+        import torch
+
+        tensors = {name: torch.from_numpy(window) for name, window in windows.items()}
+        if device != "cpu":
+            tensors = {name: _move(tensor, device) for name, tensor in tensors.items()}
+        terminations, is_first, step_mask, obs_mask = tensors["flags"].unbind(-1)
+        obs: Tensor | dict[str, Tensor]
+        if isinstance(self._obs_shape, dict):
+            obs = {key: tensors[f"obs.{key}"] for key in self._obs_shape}
+        else:
+            obs = tensors["obs"]
+        return Batch(
+            obs=obs,
+            actions=tensors["actions"],
+            rewards=tensors["rewards"],
+            terminations=terminations,
+            is_first=is_first,
+            step_mask=step_mask,
+            obs_mask=obs_mask,
+        )
+
+    def _episode(self, index: int) -> Episode:
+        store = self._store
+        assert store is not None
+        row, steps = int(store.first_rows[index]), int(store.steps[index])
+        columns = {name: column[row : row + steps + 1].copy() for name, column in store.columns.items()}
+        final = self._obs_of({name: columns[name][-1] for name in self._shapes}) if columns["flags"][-1, OBS] else None
+        return Episode(
+            obs=self._obs_of({name: columns[name][:-1] for name in self._shapes}),
+            actions=columns["actions"][:-1],
+            rewards=columns["rewards"][:-1],
+            terminated=bool(columns["flags"][-2, TERMINATION]),
+            truncated=bool(store.truncated[index]),
+            final_obs=final,
+            meta=self._meta[index],
+        )
+
+    def _obs_of(self, named: dict[str, Array]) -> ObsArray:
+        return (
+            {key: named[f"obs.{key}"] for key in self._obs_shape} if isinstance(self._obs_shape, dict) else named["obs"]
+        )
+
+    def _dtypes(self) -> np.dtype[Any] | dict[str, np.dtype[Any]]:
+        dtypes = self._obs_dtypes
+        return (
+            {key: dtypes[f"obs.{key}"] for key in self._obs_shape}
+            if isinstance(self._obs_shape, dict)
+            else dtypes["obs"]
+        )
+
+    def _subset(self, indices: Array) -> ReplayBuffer:
+        episodes = (self._episode(index) for index in indices.tolist())
+        return ReplayBuffer.from_episodes(
+            episodes, action_dim=self._action_dim, obs_dtype=self._dtypes(), action_sizes=self._action_sizes
+        )
+
+
+def _move(tensor: Tensor, device: str | torch.device) -> Tensor:
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ConfigError(f"{name} is {value!r}; expected a whole number of at least 1.")
+    return int(value)
+
+
+def _checked_shape(shape: ObsShape) -> ObsShape:
+    if isinstance(shape, Mapping):
+        if not shape:
+            raise ConfigError("obs_shape is an empty dict; expected a shape per observation.")
+        return {str(key): _checked_tuple(value) for key, value in shape.items()}
+    return _checked_tuple(shape)
+
+
+def _checked_tuple(shape: Any) -> tuple[int, ...]:
+    if isinstance(shape, (int, str)) or not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
+        raise ConfigError(f"obs_shape has {shape!r}; expected a tuple of sizes such as (4,) or (64, 64, 3).")
+    return tuple(int(size) for size in shape)
+
+
+def _named(shape: ObsShape) -> dict[str, tuple[int, ...]]:
+    return {f"obs.{key}": value for key, value in shape.items()} if isinstance(shape, dict) else {"obs": shape}
+
+
+def _checked_dtypes(dtype: Any, shape: ObsShape) -> dict[str, np.dtype[Any]]:
+    if dtype is None:
+        return {}
+    if isinstance(dtype, Mapping):
+        if not isinstance(shape, dict) or dtype.keys() != shape.keys():
+            raise ConfigError("obs_dtype is a dict, so obs_shape must be one with the same keys.")
+        dtypes = {f"obs.{key}": np.dtype(value) for key, value in dtype.items()}
+    else:
+        dtypes = {name: np.dtype(dtype) for name in _named(shape)}
+    for name, value in dtypes.items():
+        if value.kind not in "biuf":
+            raise ConfigError(
+                f"obs_dtype of {name} is {value}; expected numbers or booleans, such as float32 or uint8."
+            )
+    return dtypes
+
+
+def _checked_sizes(sizes: tuple[int, ...], action_dim: int) -> tuple[int, ...]:
+    sizes = tuple(_positive("each of action_sizes", size) for size in sizes)
+    if sizes and (sum(sizes) != action_dim or sum(sizes) == len(sizes)):
+        raise ConfigError(
+            f"action_sizes {sizes} do not fit action_dim {action_dim}. They must sum to it, and one must be at least 2; "
+            f"() stands for continuous actions."
+        )
+    return sizes

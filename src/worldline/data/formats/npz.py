@@ -1,0 +1,401 @@
+"""The `.npz` format of replay buffers: detect, read, write.
+
+The documented keys, which any tool can read and write:
+
+| key         | shape             | meaning                                                          |
+|-------------|-------------------|------------------------------------------------------------------|
+| `obs`       | `[N, *obs_shape]` | observations of all steps, episode after episode                 |
+| `actions`   | `[N, action_dim]` | actions; `[N]` or `[N, 1]` indices are read too                  |
+| `rewards`   | `[N]`             |                                                                  |
+| `dones`     | `[N]`             | 1 where an episode ended; `terminations` is read in its place    |
+| `obs_shape` | `[rank]`          |                                                                  |
+| `action_dim`| scalar            |                                                                  |
+| `capacity`  | scalar            | optional; N without it                                           |
+
+A file with these keys alone is split after every done. A done is taken as a termination, unless `terminations` is there
+as well; steps after the last done are an episode that was cut off.
+
+Worldline adds what those keys lose, so that a round trip is exact. `worldline_format` (1) says that the others are
+there: `episode_ends [E]`, `terminated [E]`, `truncated [E]`, `has_final_obs [E]`, `final_obs [E, *obs_shape]`,
+`action_sizes [K]` and `meta` (JSON in uint8). Dict observations have `obs.KEY`, `obs_shape.KEY` and `final_obs.KEY`
+for each key instead of `obs`, `obs_shape` and `final_obs`.
+
+Limits: arrays together may take 200 times the size of the file, or 256 MB if that is more; `max_bytes` overrides it.
+Reading makes two passes. The first checks everything in pieces of a few megabytes, so that refusing a file costs
+next to no memory; the second copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from worldline.data.block import EpisodeBlock
+from worldline.data.encode import infer_action_sizes
+from worldline.data.formats.archive import PIECE_BYTES, Archive, Member
+from worldline.data.store import OBS, TERMINATION, RowStore
+from worldline.episode import Array, DataSpec, check_finite
+from worldline.errors import DataError, FileError, nearest
+
+MAX_RATIO = 200  # of what the arrays take to what the file takes
+FREE_BYTES = 256 << 20  # what any file may take
+
+_FORMAT = 1
+_HOW_TO_SAVE = "See docs/data.md for the keys, and save with np.savez(path, obs=..., actions=..., ...)."
+
+
+def detect(path: str | os.PathLike[str]) -> bool:
+    """Return whether the file looks like one for `read`."""
+    with contextlib.suppress(OSError), Path(path).open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+    return False
+
+
+def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Recording:
+    """Open a file and check all of it; its episodes are then read block by block.
+
+    Args:
+        path: The file.
+        max_bytes: The most that its arrays may take, instead of the limits above.
+
+    Raises:
+        FileError: The file is missing, damaged or hostile, lacks a key, or is beyond the limit.
+        DataError: Its arrays do not fit together, or hold NaN or infinity.
+    """
+    return Recording(path, max_bytes=max_bytes)
+
+
+class Recording:
+    """An open file that has been checked. A context manager."""
+
+    spec: DataSpec
+    capacity: int
+    obs_dtype: dict[str, np.dtype[Any]] | np.dtype[Any] | None  # None: the file does not say what a buffer shall store
+
+    def __init__(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> None:
+        self._archive = Archive(path)
+        self._path = self._archive.path
+        try:
+            self._check(max_bytes)
+        except BaseException:
+            self._archive.close()
+            raise
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._archive.close()
+
+    def blocks(self) -> Iterator[EpisodeBlock]:
+        """Return the episodes, in blocks of whole ones that take a few megabytes (at least one episode)."""
+        groups = _grouped(self._ends, max(1, PIECE_BYTES // self._row_bytes))
+        steps = [int(self._ends[stop - 1]) - (int(self._ends[start - 1]) if start else 0) for start, stop in groups]
+        counts = [stop - start for start, stop in groups]
+        columns = {
+            key: self._archive.runs(self._members[key], steps) for key in (*self._obs_names, "actions", "rewards")
+        }
+        finals = {name: self._archive.runs(self._members[key], counts) for name, key in self._final_names.items()}
+        for start, stop in groups:
+            obs = {name: next(columns[name]) for name in self._obs_names}
+            ends = self._ends[start:stop] - (self._ends[start - 1] if start else 0)
+            yield EpisodeBlock(
+                obs=obs,
+                actions=next(columns["actions"]),
+                rewards=next(columns["rewards"]),
+                ends=ends,
+                terminated=self._terminated[start:stop],
+                truncated=self._truncated[start:stop],
+                final_obs={name: next(final) for name, final in finals.items()}
+                or {name: column[ends - 1] for name, column in obs.items()},
+                has_final_obs=self._has_final_obs[start:stop],
+                meta=self._meta[start:stop],
+            )
+
+    def _check(self, max_bytes: int | None) -> None:
+        is_own = "worldline_format" in self._archive.keys
+        self._members = {key: self._archive.member(key) for key in self._wanted_keys(is_own)}
+        self._check_total(max_bytes)
+        if is_own and (version := self._number("worldline_format")) != _FORMAT:
+            raise FileError(f"{self._path} has format {version}; this release reads {_FORMAT}. Update Worldline.")
+        self._check_lengths()
+        shapes = {name: self._obs_shape(name) for name in self._obs_names}
+        action_dim = self._number("action_dim")
+        for key in (*self._obs_names, *self._final_names.values(), "rewards", "actions"):
+            for start, piece in _numbered(self._archive.pieces(self._members[key])):
+                check_finite(f"{self._path}: {key}", piece, first_row=start)
+        self.capacity = self._number("capacity") if "capacity" in self._members else self._steps
+        if self.capacity < self._steps:
+            raise DataError(f"{self._path} says capacity {self.capacity}, but has {self._steps} steps. Correct it.")
+        if is_own:
+            self._read_episodes()
+            sizes = tuple(self._archive.read(self._members["action_sizes"]).tolist())
+            self.obs_dtype = _unnamed({name: self._members[name].dtype for name in self._obs_names})
+        else:
+            self._find_episodes()
+            sizes = self._find_action_sizes(action_dim)
+            self.obs_dtype = None
+        action_type = "continuous" if not sizes else "discrete" if len(sizes) == 1 else "multi_discrete"
+        self.spec = DataSpec(
+            obs_shape=_unnamed(shapes), action_dim=action_dim, action_type=action_type, action_sizes=sizes
+        )
+
+    def _wanted_keys(self, is_own: bool) -> list[str]:
+        keys = self._archive.keys
+        self._obs_names = ["obs"] if "obs" in keys else [key for key in keys if key.startswith("obs.")] or ["obs"]
+        required = [*self._obs_names, "actions", "rewards", *map(_shape_key, self._obs_names), "action_dim"]
+        self._final_names = {}
+        if is_own:
+            required += ["worldline_format", "episode_ends", "terminated", "truncated", "has_final_obs", "action_sizes"]
+            self._final_names = {name: f"final_{name}" for name in self._obs_names}
+            required += self._final_names.values()
+        if "dones" not in keys and "terminations" not in keys:
+            required.append("dones")
+        if missing := [key for key in required if key not in keys]:
+            found = f"It has {', '.join(keys[:20])}." if keys else "It is empty."
+            raise FileError(f"{self._path} lacks {', '.join(missing)}. {found} {_HOW_TO_SAVE}")
+        return required + [
+            key for key in ("dones", "terminations", "capacity", "meta") if key in keys and key not in required
+        ]
+
+    def _check_total(self, max_bytes: int | None) -> None:
+        total = sum(member.num_bytes for member in self._members.values())
+        limit = max(FREE_BYTES, MAX_RATIO * self._archive.size) if max_bytes is None else max_bytes
+        if total > limit:
+            raise FileError(
+                f"{self._path} has {self._archive.size:,} bytes, but its arrays would take {total:,}; the limit is "
+                f"{limit:,}. If you trust the file, load it with max_bytes={total}."
+            )
+
+    def _check_lengths(self) -> None:
+        rewards = self._members["rewards"]
+        if len(rewards.shape) != 1:
+            raise DataError(f"{self._path}: rewards has shape {rewards.shape}; expected [N]. Save rewards.reshape(-1).")
+        self._steps = rewards.num_rows
+        if self._steps == 0:
+            raise DataError(f"{self._path} has no steps. Save at least one episode.")
+        flags = [key for key in ("dones", "terminations") if key in self._members]
+        for key in (*self._obs_names, "actions", *flags):
+            shape = self._members[key].shape
+            if not shape or shape[0] != self._steps or (key in flags and len(shape) != 1):
+                expected = f"[{self._steps}]" if key in flags else f"[{self._steps}, ...]"
+                raise DataError(
+                    f"{self._path}: {key} has shape {shape}, but rewards has {self._steps} rows; expected {expected}. "
+                    f"Every column needs one row per step."
+                )
+        self._row_bytes = max(1, sum(self._members[name].row_bytes for name in self._obs_names))
+
+    def _obs_shape(self, name: str) -> tuple[int, ...]:
+        stored = self._members[_shape_key(name)]
+        shape = self._members[name].shape[1:]
+        if 0 in shape:
+            raise DataError(
+                f"{self._path}: {name} has shape {self._members[name].shape}; every size must be at least 1."
+            )
+        if stored.shape != (len(shape),) or tuple(self._archive.read(stored).tolist()) != shape:
+            raise DataError(
+                f"{self._path}: {stored.key} is not the shape of one row of {name}, {shape}. Save "
+                f"{stored.key}=np.array({name}.shape[1:])."
+            )
+        return shape
+
+    def _number(self, key: str) -> int:
+        member = self._members[key]
+        value = self._archive.read(member).reshape(-1) if math.prod(member.shape) == 1 else np.zeros(0)
+        if value.size != 1 or not np.isfinite(value[0]) or value[0] != int(value[0]) or value[0] < 1:
+            raise DataError(f"{self._path}: {key} must be one whole number of at least 1. Save {key}=np.array(...).")
+        return int(value[0])
+
+    def _marked_rows(self, key: str) -> Array:
+        """Return the rows `[M]` in which the flags `key [N]` are 1."""
+        rows = []
+        for start, piece in _numbered(self._archive.pieces(self._members[key])):
+            if not ((piece == 0) | (piece == 1)).all():
+                raise DataError(f"{self._path}: {key} has values other than 0 and 1. Save it as booleans.")
+            rows.append(np.flatnonzero(piece) + start)
+        return np.concatenate(rows)
+
+    def _find_episodes(self) -> None:
+        marked = {key: self._marked_rows(key) for key in ("dones", "terminations") if key in self._members}
+        rows = np.unique(np.concatenate(list(marked.values())))
+        terminated = np.isin(rows, marked["terminations"]) if "terminations" in marked else np.ones(len(rows), bool)
+        ends, truncated = rows + 1, ~terminated
+        if not len(ends) or ends[-1] < self._steps:
+            ends = np.append(ends, self._steps)
+            terminated, truncated = np.append(terminated, False), np.append(truncated, True)
+        self._ends, self._terminated, self._truncated = ends, terminated, truncated
+        self._has_final_obs = np.zeros(len(ends), bool)
+        self._meta: Sequence[Mapping[str, Any]] = [{}] * len(ends)
+
+    def _read_episodes(self) -> None:
+        shape = self._members["episode_ends"].shape
+        episode_keys = ["terminated", "truncated", "has_final_obs", *self._final_names.values()]
+        row_shapes = {key: self._members[name].shape[1:] for name, key in self._final_names.items()}
+        for key in episode_keys:
+            expected = (*shape, *row_shapes.get(key, ()))
+            if len(shape) != 1 or self._members[key].shape != expected:
+                raise DataError(
+                    f"{self._path}: {key} has shape {self._members[key].shape}; expected {expected}. {_HOW_TO_SAVE}"
+                )
+        ends = self._archive.read(self._members["episode_ends"])
+        if ends.dtype.kind not in "iu" or ends[0] < 1 or (np.diff(ends) < 1).any() or ends[-1] != self._steps:
+            raise DataError(
+                f"{self._path}: episode_ends must grow up to {self._steps}, the number of steps. {_HOW_TO_SAVE}"
+            )
+        self._ends = ends.astype(np.int64)
+        self._terminated, self._truncated, self._has_final_obs = (
+            self._archive.read(self._members[key]).astype(bool) for key in episode_keys[:3]
+        )
+        self._meta = self._read_meta(len(ends))
+
+    def _read_meta(self, num_episodes: int) -> Sequence[Mapping[str, Any]]:
+        if "meta" not in self._members:
+            return [{}] * num_episodes
+        try:
+            meta = json.loads(self._archive.read(self._members["meta"]).tobytes())
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self._path}: meta is not JSON ({error}). Leave it out.") from error
+        if not isinstance(meta, list) or len(meta) != num_episodes or not all(isinstance(item, dict) for item in meta):
+            raise DataError(f"{self._path}: meta must be a list of {num_episodes} objects. Leave it out.")
+        return meta
+
+    def _find_action_sizes(self, action_dim: int) -> tuple[int, ...]:
+        """Return the sizes that every piece of the actions agrees on: discrete only if all of them are."""
+        found = {infer_action_sizes(piece, action_dim) for piece in self._archive.pieces(self._members["actions"])}
+        return next(iter(found)) if len(found) == 1 else ()
+
+
+def write(
+    path: str | os.PathLike[str],
+    store: RowStore,
+    spec: DataSpec,
+    *,
+    meta: Sequence[Mapping[str, Any]],
+    compress: bool = False,
+) -> None:
+    """Write all episodes of a store, whole or not at all: to a sibling first, which then takes the file's place.
+
+    Raises:
+        FileError: The file cannot be written.
+        DataError: `meta` is not JSON.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    arrays = _arrays(store, spec, meta)
+    try:
+        try:
+            with temporary.open("wb") as file:
+                method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+                with zipfile.ZipFile(file, "w", method) as archive:
+                    for key, array in arrays.items():
+                        _write_member(archive, key, array.shape, array.dtype, [array])
+                    for name in (*_obs_columns(store), "actions", "rewards"):
+                        column = store.columns[name]
+                        _write_member(
+                            archive, name, (store.num_steps, *column.shape[1:]), column.dtype, store.pieces(name)
+                        )
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            _sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"{target} cannot be written: {error.strerror}. Choose a folder you may write to.") from error
+
+
+def _arrays(store: RowStore, spec: DataSpec, meta: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+    """Return every array of the file but the long columns."""
+    closing = store.first_rows + store.steps
+    ends = np.cumsum(store.steps)
+    flags = store.columns["flags"]
+    terminated = flags[closing - 1, TERMINATION]
+    dones = np.zeros(store.num_steps, dtype=np.float32)
+    dones[ends - 1] = terminated | store.truncated
+    arrays = {
+        "worldline_format": np.array(_FORMAT),
+        "capacity": np.array(store.capacity),
+        "action_dim": np.array(spec.action_dim),
+        "action_sizes": np.array(spec.action_sizes, dtype=np.int64),
+        "dones": dones,
+        "episode_ends": ends,
+        "terminated": terminated,
+        "truncated": store.truncated,
+        "has_final_obs": flags[closing, OBS],
+    }
+    for name in _obs_columns(store):
+        column = store.columns[name]
+        arrays[_shape_key(name)] = np.array(column.shape[1:], dtype=np.int64)
+        arrays[f"final_{name}"] = column[closing]
+    if any(meta):
+        try:
+            text = json.dumps([dict(item) for item in meta], allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"The meta of an episode cannot be saved as JSON: {error}. Keep to plain values."
+            ) from error
+        arrays["meta"] = np.frombuffer(text.encode(), dtype=np.uint8)
+    return arrays
+
+
+def _write_member(
+    archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], dtype: np.dtype[Any], pieces: Iterable[Array]
+) -> None:
+    info = zipfile.ZipInfo(f"{key}.npy")  # a fixed date, so that equal buffers make equal files
+    info.compress_type = archive.compression
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with archive.open(info, "w", force_zip64=True) as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for piece in pieces:
+            stream.write(np.ascontiguousarray(piece).data.cast("B") if piece.size else b"")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _obs_columns(store: RowStore) -> list[str]:
+    return [name for name in store.columns if name == "obs" or name.startswith("obs.")]
+
+
+def _shape_key(name: str) -> str:
+    return name.replace("obs", "obs_shape", 1)
+
+
+def _unnamed(values: dict[str, Any]) -> Any:
+    """Return the value of "obs", or the dict of those of "obs.KEY"."""
+    return values["obs"] if "obs" in values else {name.removeprefix("obs."): value for name, value in values.items()}
+
+
+def _numbered(pieces: Iterable[Array]) -> Iterator[tuple[int, Array]]:
+    start = 0
+    for piece in pieces:
+        yield start, piece
+        start += len(piece)
+
+
+def _grouped(ends: Array, max_steps: int) -> list[tuple[int, int]]:
+    """Return ranges of episodes with at most `max_steps` steps each, unless a single episode has more."""
+    groups, start = [], 0
+    while start < len(ends):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + max_steps, side="right")))
+        groups.append((start, stop))
+        start = stop
+    return groups

@@ -1,0 +1,143 @@
+"""Columns of rows in a ring, and the index of the episodes in them.
+
+An episode of n steps takes n + 1 rows in one piece: its steps, then the closing row (see `batch.py`). So every window
+of an episode is one contiguous slice of each column. An episode never wraps around the end of the ring: where the end
+is too short for it, the rest of the ring stays empty until the ring comes round again.
+
+Memory is taken as it is needed: columns double until they can hold what the capacity allows, and an operating system
+gives memory to pages that are written, not to those that are merely allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from worldline.episode import Array
+
+TERMINATION, IS_FIRST, STEP, OBS = range(4)  # what the four booleans of a row of the column "flags" say
+
+_FIRST_ROWS = 256  # rows of the first allocation
+_ROW, _STEPS, _TRUNCATED = range(3)  # columns of the index
+
+
+class RowStore:
+    """Columns `[rows, *shape]` with whole episodes in them, oldest first out.
+
+    Args:
+        layout: Shape of one row and dtype, by column name.
+        capacity: The most steps to keep; closing rows do not count.
+    """
+
+    def __init__(self, layout: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], capacity: int) -> None:
+        self.capacity = capacity
+        self.columns: dict[str, Array] = {
+            name: np.empty((0, *shape), dtype=dtype) for name, (shape, dtype) in layout.items()
+        }
+        self.num_rows = 0  # allocated
+        self.num_steps = 0
+        self.num_evicted = 0
+        self.version = 0  # changes whenever the index or the columns do
+        self._index = np.empty((64, 3), dtype=np.int64)
+        self._begin = self._end = 0  # the live part of the index
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes held."""
+        return self._end - self._begin
+
+    @property
+    def first_rows(self) -> Array:
+        """`[E]` row of each episode's first step, oldest episode first."""
+        return self._index[self._begin : self._end, _ROW]
+
+    @property
+    def steps(self) -> Array:
+        """`[E]` number of steps of each episode, oldest first."""
+        return self._index[self._begin : self._end, _STEPS]
+
+    @property
+    def truncated(self) -> Array:
+        """`[E]` bool, whether each episode was cut off by a time limit, oldest first."""
+        return self._index[self._begin : self._end, _TRUNCATED].astype(bool)
+
+    def make_room(self, steps: int) -> int:
+        """Return the first of `steps + 1` free rows, after evicting as many of the oldest episodes as that takes."""
+        assert 1 <= steps <= self.capacity
+        while self.num_steps + steps > self.capacity:
+            self._evict()
+        row = self._free_row(steps + 1)
+        if row is None:
+            self._grow(steps + 1)
+            row = self._free_row(steps + 1)
+        assert row is not None
+        return row
+
+    def commit(self, first_row: int, steps: int, *, truncated: bool) -> None:
+        """Add the episode whose rows, found by `make_room`, have been written."""
+        if self._end == len(self._index):
+            live = self._index[self._begin : self._end]
+            self._index = np.empty((max(64, 2 * len(live)), 3), dtype=np.int64)
+            self._index[: len(live)] = live
+            self._begin, self._end = 0, len(live)
+        self._index[self._end] = (first_row, steps, truncated)
+        self._end += 1
+        self.num_steps += steps
+        self.version += 1
+
+    def pieces(self, name: str) -> Iterator[Array]:
+        """Return views `[n, ...]` of the steps of one column, episode by episode, oldest first."""
+        column = self.columns[name]
+        for row, steps in zip(self.first_rows.tolist(), self.steps.tolist(), strict=True):
+            yield column[row : row + steps]
+
+    def _evict(self) -> None:
+        self.num_steps -= int(self._index[self._begin, _STEPS])
+        self._begin += 1
+        self.num_evicted += 1
+        self.version += 1
+
+    def _free_row(self, rows: int) -> int | None:
+        if self.num_episodes == 0:
+            return 0 if rows <= self.num_rows else None
+        oldest = int(self._index[self._begin, _ROW])
+        newest, steps, _ = self._index[self._end - 1].tolist()
+        head: int = newest + steps + 1
+        if newest < oldest:  # the ring has come round: free is what lies between the newest and the oldest
+            return head if head + rows <= oldest else None
+        if head + rows <= self.num_rows:
+            return head
+        return 0 if rows <= oldest else None
+
+    def _grow(self, rows: int) -> None:
+        """Move everything, oldest first, to the front of larger columns that have room for `rows` more."""
+        needed = self.num_steps + self.num_episodes + rows
+        episodes_at_capacity = self.capacity * max(1, self.num_episodes) // max(1, self.num_steps)
+        enough = self.capacity + episodes_at_capacity + 2 * rows
+        self._allocate(max(needed + needed // 8, min(2 * self.num_rows, enough), min(_FIRST_ROWS, enough)))
+
+    def _allocate(self, num_rows: int) -> None:
+        pieces = self._live_pieces()
+        for name, column in self.columns.items():
+            larger = np.empty((num_rows, *column.shape[1:]), dtype=column.dtype)
+            at = 0
+            for piece in pieces:
+                larger[at : at + piece.stop - piece.start] = column[piece]
+                at += piece.stop - piece.start
+            self.columns[name] = larger
+        self.num_rows = num_rows
+        rows = self.steps + 1
+        self._index[self._begin : self._end, _ROW] = np.cumsum(rows) - rows
+        self.version += 1
+
+    def _live_pieces(self) -> list[slice]:
+        """Return the rows in use, oldest first: one piece, or two once the ring has come round."""
+        if self.num_episodes == 0:
+            return []
+        first, ends = self.first_rows, self.first_rows + self.steps + 1
+        if first[-1] >= first[0]:
+            return [slice(int(first[0]), int(ends[-1]))]
+        turn = int(np.argmax(first < first[0]))
+        return [slice(int(first[0]), int(ends[turn - 1])), slice(int(first[turn]), int(ends[-1]))]
