@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol, SupportsFloat, cast, runtime_checkable
 
 import numpy as np
@@ -21,8 +21,8 @@ from worldline.batch import Obs
 from worldline.episode import Array, DataSpec, Episode, ObsArray
 from worldline.errors import ConfigError
 from worldline.evaluation.metrics import t_interval95
+from worldline.evaluation.mode import measuring
 from worldline.protocols import Policy
-from worldline.seeding import isolated
 
 
 @runtime_checkable
@@ -128,9 +128,7 @@ def collect_episodes(
             raise ConfigError(f"{name} must be at least 1; got {count}.")
     with contextlib.ExitStack() as stack:
         envs = [_opened(make, stack) for _ in range(min(num_envs, num_episodes))]
-        stack.enter_context(isolated(seed))
-        stack.enter_context(_evaluation_mode(policy))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(measuring(policy, seed=seed))
         places = _Places(envs, num_episodes=num_episodes, seed=seed, on_episode=on_episode)
         where = _device_of(policy) if device is None else torch.device(device)
         state: Any = None
@@ -254,19 +252,6 @@ def _opened(make: Callable[[], Environment], stack: contextlib.ExitStack) -> Env
         )
     stack.callback(env.close)
     return env
-
-
-@contextlib.contextmanager
-def _evaluation_mode(policy: Policy) -> Iterator[None]:
-    """Put a policy that is a module into evaluation mode, and back."""
-    if not (isinstance(policy, nn.Module) and policy.training):
-        yield
-        return
-    policy.eval()
-    try:
-        yield
-    finally:
-        policy.train()
 
 
 def _device_of(policy: Policy) -> torch.device:
