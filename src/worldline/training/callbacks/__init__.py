@@ -1,0 +1,17 @@
+"""Callbacks: what happens around the training loop, one idea a file."""
+
+from worldline.training.callbacks.base import Callback
+from worldline.training.callbacks.checkpoint import CheckpointCallback
+from worldline.training.callbacks.early_stopping import EarlyStoppingCallback
+from worldline.training.callbacks.evaluation import EvaluationCallback
+from worldline.training.callbacks.logging import LoggingCallback
+from worldline.training.callbacks.progress import ProgressCallback
+
+__all__ = [
+    "Callback",
+    "CheckpointCallback",
+    "EarlyStoppingCallback",
+    "EvaluationCallback",
+    "LoggingCallback",
+    "ProgressCallback",
+]

@@ -1,0 +1,55 @@
+"""Callback: the hooks of the training loop."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from worldline.training.trainer import Trainer
+
+
+class Order(enum.IntEnum):
+    """When a callback is called within a step, whatever the order in which callbacks were added."""
+
+    MEASURE = 0
+    RECORD = 1  # logs: after those that measure, so that one line holds all of a step
+    SAVE = 2  # checkpoints: after all others, so that they hold what the step made of them
+
+
+class Callback:
+    """Hooks of the training loop. Override what you need; all of them do nothing here.
+
+    Steps count from 1 and are those of the whole run, also after a resume. `losses` are detached tensors that may
+    still be on their way: `losses["loss"].item()` waits for the device, so do it every so many steps, not at each.
+    """
+
+    order: ClassVar[Order] = Order.MEASURE
+    output_dir: Path | None = None  # where the callback writes, if it does
+    trainer: Trainer[Any]  # set when the callback is added to a trainer
+
+    def on_train_begin(self) -> None:
+        """Called once per `train`, after a checkpoint was restored: `trainer.step` steps are done."""
+
+    def on_step_begin(self, step: int) -> None:
+        """Called before the batch of `step` is drawn."""
+
+    def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Called after the update of `step`, with "loss", what else the model reports, and "grad_norm"."""
+
+    def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Called after an evaluation."""
+
+    def on_train_end(self) -> None:
+        """Called once per `train`, also after an error; `trainer.status` says how it ended."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain JSON values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""

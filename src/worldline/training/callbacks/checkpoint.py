@@ -1,0 +1,127 @@
+"""Save checkpoints at intervals, and keep the newest, the best and the last."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from worldline.errors import ConfigError, nearest
+from worldline.training.callbacks.base import Callback, Order
+from worldline.training.checkpoint import list_checkpoints, remove_unfinished, save_checkpoint, step_of
+from worldline.training.files import set_aside, write_atomically
+from worldline.training.metrics import to_floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class CheckpointCallback(Callback):
+    """Writes `output_dir/step_NNNNNNNN` every `save_interval` steps and when training ends (not after an error).
+
+    Checkpoints of another run, or of steps beyond the one that is resumed, are moved to `output_dir/superseded_*`
+    when training begins; they are never deleted.
+
+    Args:
+        output_dir: The folder of checkpoints.
+        save_interval: Steps between two of them; None for the trainer's `save_interval`.
+        max_checkpoints: How many of the newest to keep; the best one is kept besides.
+        monitor: Name of the metric that decides which is best: one of the losses, or "eval/NAME" for a result of an
+            evaluation. `best.json` names the checkpoint. None for no best.
+        mode: Whether a low ("min") or a high ("max") metric is good.
+    """
+
+    order = Order.SAVE
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str] = "./checkpoints",
+        save_interval: int | None = None,
+        max_checkpoints: int = 3,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        if max_checkpoints < 1 or (save_interval is not None and save_interval < 1) or mode not in ("min", "max"):
+            raise ConfigError(
+                "CheckpointCallback needs max_checkpoints and save_interval of at least 1 and mode 'min' or 'max'; "
+                f"got {max_checkpoints}, {save_interval} and {mode!r}."
+            )
+        self.output_dir: Path = Path(output_dir)
+        self.save_interval = save_interval
+        self.max_checkpoints = max_checkpoints
+        self.monitor = monitor
+        self.mode = mode
+        self.best_step: int | None = None
+        self.best_value: float | None = None
+        self._metrics: dict[str, float] = {}
+        self._losses: Mapping[str, Tensor] = {}
+
+    def on_train_begin(self) -> None:
+        """Put away what does not belong to this run."""
+        remove_unfinished(self.output_dir)
+        last = self.trainer.last_checkpoint
+        is_continued = last is not None and last.parent.resolve() == self.output_dir.resolve()
+        stale = [
+            path for path in list_checkpoints(self.output_dir) if not is_continued or step_of(path) > self.trainer.step
+        ]
+        if folder := set_aside(stale):
+            warnings.warn(
+                f"{self.output_dir} held {len(stale)} checkpoints that are not of this run. They are now in {folder}.",
+                stacklevel=2,
+            )
+
+    def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note the metrics, one of which may be monitored."""
+        self._metrics.update({f"eval/{name}": value for name, value in metrics.items()})
+
+    def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Save if it is time."""
+        self._losses = losses
+        if step % (self.save_interval or self.trainer.config.save_interval) == 0:
+            self._save()
+
+    def on_train_end(self) -> None:
+        """Save the last step, unless it is saved or training failed."""
+        last = self.trainer.last_checkpoint
+        is_saved = last is not None and last == self.output_dir / f"step_{self.trainer.step:08d}"
+        if self.trainer.status != "failed" and not is_saved and self.trainer.step > 0:
+            self._save()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which step is best so far."""
+        return {"best_step": self.best_step, "best_value": self.best_value}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore which step is best so far."""
+        self.best_step, self.best_value = state["best_step"], state["best_value"]
+
+    def _save(self) -> None:
+        self._judge()
+        path = save_checkpoint(self.output_dir, self.trainer.capture(), self.trainer.model)
+        self.trainer.last_checkpoint = path
+        best = None if self.best_step is None else self.output_dir / f"step_{self.best_step:08d}"
+        if best is not None:
+            record = {"checkpoint": best.name, "step": self.best_step, self.monitor: self.best_value}
+            write_atomically(self.output_dir / "best.json", (json.dumps(record) + "\n").encode())
+        for old in list_checkpoints(self.output_dir)[: -self.max_checkpoints]:
+            if old != best:
+                shutil.rmtree(old)
+
+    def _judge(self) -> None:
+        """Decide whether the step about to be saved is the best one."""
+        if self.monitor is None:
+            return
+        known = {**to_floats(self._losses), **self._metrics}
+        if self.monitor not in known:
+            raise ConfigError(f"CheckpointCallback cannot monitor {self.monitor!r}. {nearest(self.monitor, known)}")
+        value = known[self.monitor]
+        is_better = self.best_value is None or (
+            value < self.best_value if self.mode == "min" else value > self.best_value
+        )
+        if is_better and math.isfinite(value):
+            self.best_step, self.best_value = self.trainer.step, value

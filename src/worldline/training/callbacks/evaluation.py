@@ -1,0 +1,39 @@
+"""Evaluate at intervals, without disturbing training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from worldline.errors import ConfigError
+from worldline.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Evaluate = Callable[[Any, int], Mapping[str, float]]
+
+
+class EvaluationCallback(Callback):
+    """Calls `evaluate(model, step)` every `interval` steps and tells all callbacks its result.
+
+    The model is in evaluation mode and takes no gradients; torch's generators are seeded for the evaluation and put
+    back afterwards, so that a run with evaluations trains exactly as one without.
+
+    Args:
+        evaluate: Returns metrics by name.
+        interval: Steps between two evaluations; None for the trainer's `eval_interval`.
+    """
+
+    def __init__(self, evaluate: Evaluate, interval: int | None = None) -> None:
+        if interval is not None and interval < 1:
+            raise ConfigError(f"EvaluationCallback needs an interval of at least 1; got {interval}.")
+        self.evaluate = evaluate
+        self.interval = interval
+
+    def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Evaluate if it is time."""
+        if step % (self.interval or self.trainer.config.eval_interval) == 0:
+            with self.trainer.evaluation():
+                metrics = dict(self.evaluate(self.trainer.model, step))
+            self.trainer.record_evaluation(metrics)

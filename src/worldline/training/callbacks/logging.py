@@ -1,0 +1,108 @@
+"""Log losses and speed at intervals: console, `metrics.jsonl`, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldline.config import to_dict
+from worldline.errors import ConfigError, missing_package
+from worldline.training.callbacks.base import Callback, Order
+from worldline.training.loggers import JsonlWriter, MetricWriter, TensorBoardWriter, WandbWriter
+from worldline.training.metrics import to_floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LoggingCallback(Callback):
+    """Logs every `log_interval` steps, and after every evaluation.
+
+    A line has the losses of the step, "grad_norm" (before clipping), "learning_rate", "steps_per_second" and
+    "data_wait" (the share of the time spent waiting for batches, in [0, 1]) since the last line, and evaluation
+    results as "eval/NAME". All losses leave the device in one transfer.
+
+    Args:
+        output_dir: Folder of `metrics.jsonl` and TensorBoard's files; None logs to the console only.
+        log_interval: Steps between two lines; None for the trainer's `log_interval`.
+        use_wandb: Log to Weights & Biases; where that is not possible, a warning says so and training goes on.
+        use_tensorboard: Write TensorBoard's files; None does so if it is installed and `output_dir` is given.
+    """
+
+    order = Order.RECORD
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str] | None = None,
+        log_interval: int | None = None,
+        use_wandb: bool = False,
+        use_tensorboard: bool | None = None,
+    ) -> None:
+        if log_interval is not None and log_interval < 1:
+            raise ConfigError(f"LoggingCallback needs a log_interval of at least 1; got {log_interval}.")
+        if use_tensorboard and output_dir is None:
+            raise ConfigError("LoggingCallback(use_tensorboard=True) needs an output_dir to write to.")
+        if use_tensorboard and not TensorBoardWriter.is_installed():
+            raise missing_package("tensorboard", "training", "LoggingCallback(use_tensorboard=True)")
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.log_interval = log_interval
+        self.use_wandb = use_wandb
+        self.use_tensorboard = use_tensorboard
+        self._writers: list[MetricWriter] = []
+        self._evaluated: dict[str, float] = {}
+        self._last_time = 0.0
+        self._last_step = 0
+        self._last_data_seconds = 0.0
+
+    def on_train_begin(self) -> None:
+        """Open the files, at the step from which training goes on."""
+        step = self.trainer.step
+        if self.output_dir is not None:
+            self._writers.append(JsonlWriter(self.output_dir / "metrics.jsonl", step=step))
+            wants_tensorboard = self.use_tensorboard
+            if wants_tensorboard is None:
+                wants_tensorboard = TensorBoardWriter.is_installed()
+            if wants_tensorboard:
+                self._writers.append(TensorBoardWriter(self.output_dir / "tensorboard", step=step))
+        if self.use_wandb and (writer := WandbWriter.start(to_dict(self.trainer.config), self.output_dir)):
+            self._writers.append(writer)
+        self._evaluated = {}
+        self._restart_clock()
+
+    def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep the result for the line of this step."""
+        self._evaluated.update({f"eval/{name}": value for name, value in metrics.items()})
+
+    def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Log if it is time."""
+        if not self._evaluated and step % (self.log_interval or self.trainer.config.log_interval) != 0:
+            return
+        metrics = {**to_floats(losses), **self._evaluated, "learning_rate": self.trainer.learning_rate, **self._speed()}
+        self._evaluated = {}
+        for writer in self._writers:
+            writer.write(step, metrics)
+        self._print(step, metrics)
+        self._restart_clock()
+
+    def on_train_end(self) -> None:
+        """Close the files."""
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            writer.close()
+
+    def _speed(self) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self._last_time, 1e-9)
+        waited = self.trainer.data_seconds - self._last_data_seconds
+        return {"steps_per_second": (self.trainer.step - self._last_step) / seconds, "data_wait": waited / seconds}
+
+    def _restart_clock(self) -> None:
+        self._last_time = time.perf_counter()
+        self._last_step = self.trainer.step
+        self._last_data_seconds = self.trainer.data_seconds
+
+    def _print(self, step: int, metrics: Mapping[str, float]) -> None:
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self.trainer.console.print(f"step {step}  {numbers}", markup=False, highlight=False, soft_wrap=True)

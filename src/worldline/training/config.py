@@ -1,0 +1,72 @@
+"""TrainingConfig: every number that a training run depends on, and nothing that depends on the machine's libraries."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+from worldline.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of a training run. Intervals count optimiser steps.
+
+    Raises:
+        ConfigError: A value is outside what the setting allows.
+    """
+
+    total_steps: int = 100_000  # optimiser steps of the whole run, resumed parts included
+    batch_size: int = 16  # B, windows in a batch
+    sequence_length: int = 50  # T, rows of a window
+    learning_rate: float = 3e-4  # peak rate; a parameter group may scale it
+    weight_decay: float = 0.0  # decoupled (AdamW); a parameter group may set its own
+    grad_clip: float = 100.0  # largest joint gradient norm of the groups without a rule of their own; 0 is off
+    warmup_steps: int = 0  # steps over which the rate rises linearly to its peak; 0 starts at the peak
+    log_interval: int = 100  # steps between two lines of the log
+    eval_interval: int = 1000  # steps between two evaluations
+    save_interval: int = 10_000  # steps between two checkpoints
+    device: str = "auto"  # "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps"
+    seed: int = 42  # of the data order and of torch's default generators
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the loss is computed under torch.autocast, weights stay float32
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "batch_size", "sequence_length", "log_interval", "eval_interval", "save_interval"):
+            _check_whole(name, getattr(self, name), at_least=1)
+        for name in ("warmup_steps", "seed"):
+            _check_whole(name, getattr(self, name), at_least=0)
+        for name in ("weight_decay", "grad_clip"):
+            _check_number(name, getattr(self, name), zero_allowed=True)
+        _check_number("learning_rate", self.learning_rate, zero_allowed=False)
+        if self.precision not in ("fp32", "bf16"):
+            raise ConfigError(f"precision must be 'fp32' or 'bf16'; got {self.precision!r}.")
+        if not isinstance(self.device, str) or not self.device:
+            raise ConfigError(f"device must be a name such as 'auto', 'cpu' or 'cuda:0'; got {self.device!r}.")
+
+
+def learning_rate_at(config: TrainingConfig, step: int) -> float:
+    """Return the learning rate of optimiser step `step`, counted from 1.
+
+    A pure function of the step: there is no scheduler to save, restore or forget.
+
+    >>> learning_rate_at(TrainingConfig(learning_rate=1.0, warmup_steps=4), 1)
+    0.25
+    >>> learning_rate_at(TrainingConfig(learning_rate=1.0, warmup_steps=0), 1)
+    1.0
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    return config.learning_rate
+
+
+def _check_whole(name: str, value: Any, *, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ConfigError(f"{name} must be a whole number of at least {at_least}; got {value!r}.")
+
+
+def _check_number(name: str, value: Any, *, zero_allowed: bool) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not zero_allowed):
+        bound = "of at least 0" if zero_allowed else "above 0"
+        raise ConfigError(f"{name} must be a finite number {bound}; got {value!r}.")

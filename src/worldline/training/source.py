@@ -1,0 +1,116 @@
+"""Where batches come from: one `next_batch()` over the kinds of data that a trainer accepts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+
+from worldline.batch import Batch, BatchRequest
+from worldline.errors import ConfigError, DataError
+from worldline.protocols import Sampler, Seekable
+
+
+@runtime_checkable
+class RequestSampler(Protocol):
+    """A sampler that takes one `BatchRequest`."""
+
+    def sample(self, request: BatchRequest, /) -> Batch:
+        """Return the batch that `request` asks for."""
+        ...
+
+
+Data: TypeAlias = Sampler | RequestSampler | Iterable[Batch]
+
+
+class Source:
+    """The data of one training run or evaluation."""
+
+    def __init__(self, data: Any, draw: Callable[[], Batch]) -> None:
+        self.data = data
+        self._draw = draw
+        self._is_checked = False
+
+    @property
+    def is_seekable(self) -> bool:
+        """Whether the order of batches is a function of (seed, step)."""
+        return isinstance(self.data, Seekable)
+
+    def seek(self, *, seed: int, step: int) -> None:
+        """Make the next batch that of the 0-based `step`; does nothing where the data cannot seek."""
+        if isinstance(self.data, Seekable):
+            self.data.seek(seed=seed, step=step)
+
+    def next_batch(self) -> Batch:
+        """Return the next batch, on the device."""
+        batch = self._draw()
+        if not self._is_checked:
+            if not isinstance(batch, Batch):
+                raise DataError(f"The data gave a {type(batch).__name__}; a worldline.Batch was expected.")
+            self._is_checked = True
+        return batch
+
+
+def open_source(data: Data, *, batch_size: int, sequence_length: int, device: torch.device) -> Source:
+    """Return the source of batches that `data` is, decided once by the signature of its `sample`.
+
+    Raises:
+        ConfigError: `data` is no sampler and no iterable of batches.
+    """
+    if isinstance(data, Sampler):  # by name only: it is either kind of sampler
+        return Source(
+            data,
+            _sampling(data.sample, BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))),
+        )
+    if isinstance(data, Iterable):
+        return Source(data, _Cycle(data, device))
+    raise ConfigError(f"{_EXPECTED}; got a {type(data).__name__}.")
+
+
+_EXPECTED = (
+    "Data must have sample(batch_size, seq_len, device) or sample(BatchRequest), or be an iterable of batches "
+    "(ReplayBuffer is the usual one)"
+)
+
+
+def _sampling(sample: Callable[..., Batch], request: BatchRequest) -> Callable[[], Batch]:
+    signature = inspect.signature(sample)
+    keywords = {"batch_size": request.batch_size, "seq_len": request.seq_len, "device": request.device}
+    if _accepts(signature, **keywords):
+        return lambda: sample(**keywords)
+    if _accepts(signature, request):
+        return lambda: sample(request)
+    raise ConfigError(f"{_EXPECTED}; got sample{signature}.")
+
+
+def _accepts(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+class _Cycle:
+    """Batches of an iterable, from its start again whenever it ends."""
+
+    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
+        self._batches = batches
+        self._device = device
+        self._iterator: Iterator[Batch] = iter(())
+        self._count = 0
+
+    def __call__(self) -> Batch:
+        batch = next(self._iterator, None)
+        if batch is None:
+            self._iterator = iter(self._batches)
+            batch = next(self._iterator, None)
+        if batch is None:
+            raise DataError(
+                f"The data ended after {self._count} batches and cannot be read again. "
+                "Pass a list, or an object whose __iter__ starts anew each time."
+            )
+        self._count += 1
+        return batch.to(self._device)

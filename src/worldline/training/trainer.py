@@ -1,0 +1,399 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from worldline import seeding
+from worldline.batch import Batch
+from worldline.config import from_dict, to_dict
+from worldline.errors import ConfigError, DataError, NonFiniteError
+from worldline.protocols import Trainable
+from worldline.training.callbacks.base import Callback
+from worldline.training.callbacks.progress import ProgressCallback
+from worldline.training.checkpoint import Checkpoint, load_checkpoint
+from worldline.training.config import TrainingConfig, learning_rate_at
+from worldline.training.device import resolve_device
+from worldline.training.finite import FiniteCheck, NonFiniteStep, RngState, save_offending_batch
+from worldline.training.interrupts import Interrupts
+from worldline.training.metrics import to_floats
+from worldline.training.optim import Optimizer, build_optimizer
+from worldline.training.source import Data, Source, open_source
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+Status = Literal["idle", "running", "finished", "stopped", "interrupted", "failed"]
+
+# Settings that may differ between a checkpoint and the run that continues it without changing a single number.
+_FREE_SETTINGS = {"total_steps", "log_interval", "eval_interval", "save_interval", "device"}
+
+
+class Trainer(Generic[ModelT]):
+    """Trains a model on data.
+
+    Attributes:
+        model: The model, moved to the device.
+        config: The settings.
+        callbacks: In the order in which they are called.
+        step: Optimiser steps done so far, resumed ones included.
+        last_step: The step at which the present or last `train` ends unless it is stopped.
+        status: How the last `train` ended, or "running".
+        stop_reason: What `request_stop` was given, if that ended the last `train`.
+        last_checkpoint: The newest checkpoint that this trainer wrote or resumed from.
+        data_seconds: Time spent waiting for batches so far.
+
+    Raises:
+        ConfigError: The model is not trainable, or the device is not here.
+    """
+
+    def __init__(self, model: ModelT, config: TrainingConfig | None = None, callbacks: Iterable[Callback] = ()) -> None:
+        self._trainable = _check_trainable(model)
+        self.config = config or TrainingConfig()
+        self.device = resolve_device(self.config.device)
+        self.model = model.to(self.device)
+        self.callbacks: list[Callback] = []
+        self.step = 0
+        self.last_step = 0
+        self.status: Status = "idle"
+        self.stop_reason: str | None = None
+        self.last_checkpoint: Path | None = None
+        self.data_seconds = 0.0
+        self._optimizer: Optimizer | None = None
+        self._source: Source | None = None
+        self._console: Console | None = None
+        self._latest: tuple[int, Batch | None] = (0, None)
+        # On the CPU the loss is there when the step returns; elsewhere looking at it would stall the device.
+        self._finite = FiniteCheck(1 if self.device.type == "cpu" else self.config.log_interval)
+        for callback in callbacks:
+            self.add_callback(callback)
+
+    def add_callback(self, callback: Callback) -> None:
+        """Attach `callback`. Those that record follow those that measure, and those that save come last."""
+        callback.trainer = self
+        self.callbacks = sorted([*self.callbacks, callback], key=lambda item: item.order)
+
+    def request_stop(self, reason: str) -> None:
+        """End training after the present step."""
+        self.stop_reason = reason
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step."""
+        return learning_rate_at(self.config, max(self.step, 1))
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimiser, built when it is first needed."""
+        if self._optimizer is None:
+            self._optimizer = build_optimizer(
+                self.model,
+                self._trainable.param_groups(),
+                weight_decay=self.config.weight_decay,
+                grad_clip=self.config.grad_clip,
+            )
+        return self._optimizer
+
+    @property
+    def console(self) -> Console:
+        """The terminal (standard error) that callbacks share, so that their lines do not break a progress bar."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True)
+        return self._console
+
+    def train(
+        self, data: Data, num_steps: int | None = None, resume_from: str | os.PathLike[str] | None = None
+    ) -> ModelT:
+        """Train up to `config.total_steps` in all, or for `num_steps` more, and return the model in evaluation mode.
+
+        A first call seeds torch's generators with `config.seed`; a second one goes on where the first ended. Data
+        that can `seek` is read in an order that depends on the seed and the step alone.
+
+        Args:
+            data: A sampler of either protocol (`ReplayBuffer`), or an iterable of batches, which is read again from
+                its start when it ends.
+            num_steps: Steps to do now; None for all that are left of `config.total_steps`.
+            resume_from: A checkpoint, or a folder of them (the newest valid one is taken). Model, optimiser,
+                generators, data order and callbacks continue exactly as they were.
+
+        Raises:
+            NonFiniteError: A loss or gradient became NaN or infinite; the batch was saved.
+            FileError: There is no valid checkpoint at `resume_from`.
+            DataError: The checkpoint does not fit the model, or the data gave no batch.
+            KeyboardInterrupt: Ctrl-C; the step was finished and the checkpoint callback, if any, saved it.
+        """
+        with Interrupts() as interrupts:
+            try:
+                rng = self._prepare(data, resume_from)
+                self._set_goal(num_steps)
+                self._loop(rng, interrupts)
+            finally:
+                self.model.eval()
+                if self._optimizer is not None:
+                    self._optimizer.release()
+        if interrupts.received is not None:
+            self._leave(interrupts.received)
+        return self.model
+
+    def evaluate(self, data: Data, *, num_batches: int = 10) -> dict[str, float]:
+        """Return the mean of what the model reports over `num_batches` batches, and tell the callbacks.
+
+        The model is in evaluation mode and takes no gradients; data that can seek gives the same batches every time.
+        Training goes on afterwards as if nothing had happened, also when it uses the same data (if that can seek).
+        """
+        source = open_source(
+            data, batch_size=self.config.batch_size, sequence_length=self.config.sequence_length, device=self.device
+        )
+        totals: dict[str, Tensor] = {}
+        with self.evaluation():
+            source.seek(seed=self.config.seed + 1, step=0)
+            for _ in range(num_batches):
+                for name, value in self._compute_loss(source.next_batch()).items():
+                    totals[name] = totals[name] + value if name in totals else value
+        if self._source is not None and self._source.data is data:
+            self._source.seek(seed=self.config.seed, step=self.step)
+        metrics = {name: total / num_batches for name, total in to_floats(totals).items()}
+        self.record_evaluation(metrics)
+        return metrics
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """A context in evaluation mode, without gradients, with generators of its own; leaves everything as it was."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with torch.no_grad(), seeding.isolated(self.config.seed):
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def record_evaluation(self, metrics: Mapping[str, float]) -> None:
+        """Tell the callbacks the result of an evaluation at the present step."""
+        for callback in self.callbacks:
+            callback.on_eval_end(self.step, metrics)
+
+    def capture(self) -> Checkpoint:
+        """Return everything that a resumed run needs; the tensors are those in use, not copies.
+
+        Raises:
+            NonFiniteError: The weights are not finite, so they are not worth keeping.
+        """
+        self._finite.check()
+        if not self.optimizer.is_finite():
+            raise NonFiniteError(
+                f"The weights are not finite after step {self.step}, so they are not saved. "
+                "Resume from the last checkpoint with a lower learning_rate or grad_clip."
+            )
+        return Checkpoint(
+            step=self.step,
+            config=to_dict(self.config),
+            model=dict(self.model.state_dict()),
+            optimizer=self.optimizer.state_dict(),
+            rng=seeding.rng_state(),
+            callbacks={name: callback.state_dict() for name, callback in self._named_callbacks()},
+        )
+
+    def _prepare(self, data: Data, resume_from: str | os.PathLike[str] | None) -> RngState | None:
+        """Make everything ready for the loop and return the generators' state to start it with, if it is known."""
+        self.model.to(self.device).train()
+        self.optimizer.attach()
+        self._source = open_source(
+            data, batch_size=self.config.batch_size, sequence_length=self.config.sequence_length, device=self.device
+        )
+        if resume_from is not None:
+            checkpoint = load_checkpoint(Path(resume_from))
+            self._restore(checkpoint)
+            if not self._source.is_seekable:
+                warnings.warn(
+                    "The data cannot seek, so the resumed run sees other batches than an uninterrupted one would. "
+                    "Exact resume needs data with seek(seed=, step=), such as ReplayBuffer.",
+                    stacklevel=3,
+                )
+            return checkpoint.rng
+        if self.step == 0:
+            seeding.seed_everything(self.config.seed)
+            return seeding.rng_state()
+        return None
+
+    def _set_goal(self, num_steps: int | None) -> None:
+        self.last_step = self.config.total_steps if num_steps is None else self.step + num_steps
+        if self.step >= self.last_step:
+            warnings.warn(
+                f"Nothing to train: {self.step} steps are done and total_steps is {self.config.total_steps}. "
+                "Pass num_steps, or a larger total_steps.",
+                stacklevel=3,
+            )
+
+    def _loop(self, rng: RngState | None, interrupts: Interrupts) -> None:
+        """Run the steps between the first and the last call of every callback."""
+        assert self._source is not None
+        self.status, self.stop_reason = "running", None
+        with contextlib.ExitStack() as stack:  # every callback may close what it holds, even if one fails
+            for callback in reversed(self.callbacks):
+                stack.callback(callback.on_train_end)
+            try:
+                for callback in self.callbacks:
+                    callback.on_train_begin()
+                # The generators come last: whatever was built before may have drawn from them.
+                self._source.seek(seed=self.config.seed, step=self.step)
+                if rng is not None:
+                    seeding.set_rng_state(rng)
+                self._run(self._source, interrupts)
+            except NonFiniteStep as bad:
+                self.status = "failed"
+                raise self._non_finite_error(bad) from None
+            except BaseException:
+                self.status = "failed"
+                raise
+
+    def _run(self, source: Source, interrupts: Interrupts) -> None:
+        while self.step < self.last_step and self.stop_reason is None and interrupts.received is None:
+            step = self.step + 1
+            for callback in self.callbacks:
+                callback.on_step_begin(step)
+            started = time.perf_counter()
+            batch = source.next_batch()
+            self.data_seconds += time.perf_counter() - started
+            self._latest = (step, batch)
+            losses = self._update(step, batch)
+            self.step = step
+            for callback in self.callbacks:
+                callback.on_step_end(step, losses)
+        self._finite.check()
+        if interrupts.received is not None:
+            self.status = "interrupted"
+        else:
+            self.status = "finished" if self.stop_reason is None else "stopped"
+
+    def _update(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Do one optimiser step and return its detached losses."""
+        rng = seeding.rng_state()
+        optimizer = self.optimizer
+        optimizer.zero_grad()
+        losses = self._compute_loss(batch)
+        torch.autograd.backward(losses["loss"])
+        norms = optimizer.measure()
+        metrics = {name: value.detach() for name, value in losses.items()}
+        metrics["grad_norm"] = norms.total
+        self._finite.add(step, rng, metrics["loss"], norms.total)
+        optimizer.step(learning_rate_at(self.config, step), norms)
+        self._trainable.after_update()
+        return metrics
+
+    def _compute_loss(self, batch: Batch) -> dict[str, Tensor]:
+        if self.config.precision == "fp32":
+            return self._trainable.compute_loss(batch)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            return self._trainable.compute_loss(batch)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self._warn_of_changes(checkpoint.config)
+        try:
+            self.model.load_state_dict(checkpoint.model)
+        except RuntimeError as error:
+            raise DataError(
+                f"{checkpoint.path} was made with another model. {error} Build the model with the same settings."
+            ) from error
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        for name, callback in self._named_callbacks():
+            if name in checkpoint.callbacks:
+                callback.load_state_dict(checkpoint.callbacks[name])
+        self.step = checkpoint.step
+        self.last_checkpoint = checkpoint.path
+
+    def _warn_of_changes(self, saved: Mapping[str, Any]) -> None:
+        now = to_dict(self.config)
+        changes = [
+            f"{name} {saved.get(name)!r} -> {value!r}"
+            for name, value in now.items()
+            if name not in _FREE_SETTINGS and saved.get(name) != value
+        ]
+        if changes:
+            warnings.warn(
+                f"The run goes on with other settings than the checkpoint's ({', '.join(changes)}), "
+                "so it is not the one that an uninterrupted run would have been.",
+                stacklevel=4,
+            )
+
+    def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
+        counts: dict[str, int] = {}
+        for callback in self.callbacks:
+            name = type(callback).__name__
+            counts[name] = counts.get(name, 0) + 1
+            yield (name if counts[name] == 1 else f"{name}#{counts[name]}"), callback
+
+    def _leave(self, received: signal.Signals) -> None:
+        where = f"resume_from={str(self.last_checkpoint)!r}" if self.last_checkpoint else "the same trainer"
+        message = f"Stopped by {received.name} after step {self.step}. Continue with trainer.train(data) and {where}."
+        if received == signal.SIGINT:
+            raise KeyboardInterrupt(message)
+        self.console.print(message, markup=False)
+        raise SystemExit(128 + received)
+
+    def _non_finite_error(self, bad: NonFiniteStep) -> NonFiniteError:
+        """Save the batch of the bad step (drawing it again where it is gone) and return the error to raise."""
+        step, batch = self._latest
+        if step != bad.step:
+            batch = None
+        if batch is None and self._source is not None and self._source.is_seekable:
+            self._source.seek(seed=self.config.seed, step=bad.step - 1)
+            batch = self._source.next_batch()
+        saved = "Its batch is gone, as the data cannot seek."
+        if batch is not None:
+            directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())
+            folder = save_offending_batch(directory, batch, step=bad.step, seed=self.config.seed, rng=bad.rng)
+            saved = f"Its batch and generator state are in {folder}."
+        return NonFiniteError(
+            f"The loss or a gradient of step {bad.step} is NaN or infinite. {saved} "
+            "Look for extreme values in the batch; otherwise lower learning_rate or grad_clip, or use precision='fp32'."
+        )
+
+
+def train(
+    model: ModelT,
+    data: Data,
+    *,
+    callbacks: Iterable[Callback] | None = None,
+    resume_from: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> ModelT:
+    """Train `model` on `data` and return it, in evaluation mode.
+
+    Args:
+        model: The model to train, in place.
+        data: A `ReplayBuffer` or anything else that `Trainer.train` takes.
+        callbacks: What happens around the loop; None shows the progress.
+        resume_from: A checkpoint or a folder of them.
+        **settings: Fields of `TrainingConfig`: `total_steps`, `batch_size`, `learning_rate`, ...
+
+    Raises:
+        ConfigError: An unknown setting (with the nearest known one) or an impossible value.
+    """
+    config = from_dict(TrainingConfig, settings)
+    trainer = Trainer(model, config, [ProgressCallback()] if callbacks is None else callbacks)
+    return trainer.train(data, resume_from=resume_from)
+
+
+def _check_trainable(model: nn.Module) -> Trainable:
+    if isinstance(model, nn.Module) and isinstance(model, Trainable):
+        return model
+    needed = ("compute_loss", "param_groups", "after_update")
+    missing = [name for name in needed if name not in dir(model)]
+    raise ConfigError(
+        f"A trainable model is a torch.nn.Module with {', '.join(needed)}; {type(model).__name__} "
+        f"{'lacks ' + ', '.join(missing) if missing else 'is none'}. Subclass worldline.models.base.Model."
+    )
