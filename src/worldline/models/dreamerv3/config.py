@@ -1,0 +1,122 @@
+"""DreamerV3's settings and published sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+from worldline.errors import ConfigError
+
+ObsShape = tuple[int, ...] | dict[str, tuple[int, ...]]
+
+# The seven sizes of the reference implementation.
+SIZES: dict[str, dict[str, Any]] = {
+    "size1m": {"deter": 512, "hidden": 64, "classes": 4, "depth": 4, "units": 64},
+    "size12m": {"deter": 2048, "hidden": 256, "classes": 16, "depth": 16, "units": 256},
+    "size25m": {"deter": 3072, "hidden": 384, "classes": 24, "depth": 24, "units": 384},
+    "size50m": {"deter": 4096, "hidden": 512, "classes": 32, "depth": 32, "units": 512},
+    "size100m": {"deter": 6144, "hidden": 768, "classes": 48, "depth": 48, "units": 768},
+    "size200m": {"deter": 8192, "hidden": 1024, "classes": 64, "depth": 64, "units": 1024},
+    "size400m": {"deter": 12288, "hidden": 1536, "classes": 96, "depth": 96, "units": 1536},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DreamerV3Config:
+    """Settings of DreamerV3; the defaults are those of the reference implementation, at size 12m."""
+
+    # Data
+    obs_shape: ObsShape  # of one observation, or by name; three dimensions mean an image, fewer a vector
+    action_dim: int  # A, the width of an action row
+    action_type: Literal["discrete", "multi_discrete", "continuous"] = "discrete"
+    action_sizes: tuple[int, ...] = ()  # choices of each action of a multi-discrete space; they sum to A
+    # Networks
+    deter: int = 2048  # D
+    hidden: int = 256
+    stoch: int = 32  # S
+    classes: int = 16  # K
+    blocks: int = 8
+    depth: int = 16  # channels of the image networks, times (2, 3, 4, 4)
+    units: int = 256
+    prior_layers: int = 2
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    reward_layers: int = 1
+    continue_layers: int = 1
+    policy_layers: int = 3
+    value_layers: int = 3
+    num_bins: int = 255
+    unimix: float = 0.01
+    reward_init_scale: float = 0.0
+    value_init_scale: float = 0.0
+    policy_init_scale: float = 0.01
+    min_std: float = 0.1
+    max_std: float = 1.0
+    # World model
+    free_nats: float = 1.0
+    dyn_scale: float = 1.0
+    rep_scale: float = 0.1
+    reconstruction_scale: float = 1.0
+    reward_scale: float = 1.0
+    continue_scale: float = 1.0
+    # Behaviour
+    imagination_horizon: int = 15  # H
+    discount_horizon: int = 333  # the discount is 1 - 1 / this
+    return_lambda: float = 0.95
+    entropy_scale: float = 3e-4
+    policy_scale: float = 1.0
+    value_scale: float = 1.0
+    replay_value_scale: float = 0.3
+    slow_value_scale: float = 1.0
+    slow_value_rate: float = 0.02
+    return_rate: float = 0.01  # of the running percentiles that returns are normalised by
+    return_limit: float = 1.0
+    # Optimiser: LaProp with adaptive gradient clipping
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-20
+    agc: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name, shape in self.obs_shapes.items():
+            if len(shape) > 3 or not shape or min(shape) < 1:
+                raise ConfigError(
+                    f"obs_shape of {name!r} must have 1 to 3 positive dimensions (an image has 3); got {shape}."
+                )
+        if self.action_dim < 1:
+            raise ConfigError(f"action_dim must be at least 1; got {self.action_dim}.")
+        if self.action_type == "multi_discrete" and sum(self.action_sizes) != self.action_dim:
+            raise ConfigError(
+                f"action_sizes must sum to action_dim={self.action_dim} where actions are multi-discrete; "
+                f"got {self.action_sizes}, which sums to {sum(self.action_sizes)}."
+            )
+        if self.deter % self.blocks:
+            raise ConfigError(f"deter must be a multiple of blocks={self.blocks}; got {self.deter}.")
+        for name in ("deter", "hidden", "stoch", "classes", "units", "depth", "imagination_horizon", "num_bins"):
+            if getattr(self, name) < (2 if name == "num_bins" else 1):
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}.")
+
+    @property
+    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every observation's shape by name, sorted; a nameless one is called "obs"."""
+        if isinstance(self.obs_shape, dict):
+            return dict(sorted(self.obs_shape.items()))
+        return {"obs": self.obs_shape}
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """The size of every observation that is not an image, by name."""
+        return {name: math.prod(shape) for name, shape in self.obs_shapes.items() if len(shape) < 3}
+
+    @property
+    def images(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every image, by name."""
+        return {name: shape for name, shape in self.obs_shapes.items() if len(shape) == 3}
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The number of choices of each discrete action; empty where actions are continuous."""
+        if self.action_type == "discrete":
+            return (self.action_dim,)
+        return self.action_sizes if self.action_type == "multi_discrete" else ()

@@ -1,0 +1,98 @@
+"""From the row rule of `batch.py` to what DreamerV3 learns from, time first.
+
+A batch's row t holds the reward and flags that its action led to. DreamerV3's row t holds the action that led to it,
+and the reward and flags on arrival. So everything but the observation moves down one row; what arrived at row 0 is
+unknown, unless row 0 begins an episode, when it is no action, no reward and no end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from worldline.batch import Batch, Obs
+from worldline.errors import DataError
+from worldline.models.dreamerv3.config import DreamerV3Config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """A batch with rewards at arrival, time first."""
+
+    obs: dict[str, Tensor]  # name -> [T, B, *obs]
+    prev_actions: Tensor  # [T, B, A], the action that led to the row
+    rewards: Tensor  # [T, B], on arrival
+    is_first: Tensor  # [T, B] bool, an episode begins here
+    is_last: Tensor  # [T, B] bool, an episode ends here, for good or by a time limit
+    is_terminal: Tensor  # [T, B] bool, it ended for good
+    valid: Tensor  # [T, B] bool, the row is a state of the episode, not padding
+    obs_mask: Tensor  # [T, B] bool, its observation is known
+    arrival_mask: Tensor  # [T, B] bool, its reward and is_terminal are known
+    lost_obs: Tensor | None  # [T, B] bool, ~obs_mask, or None where it is known that all are there
+
+
+def align(batch: Batch, config: DreamerV3Config) -> Rows:
+    """Return the batch as DreamerV3's rows.
+
+    A state whose observation was lost (the end of an episode recorded without its final observation) is encoded
+    with tokens of zero: the reward and the end of the episode are still learnt from it.
+
+    Raises:
+        DataError: Observations or actions do not have the shapes that the model was built for.
+    """
+    obs = named_obs(batch.obs, config, leading=2)
+    if batch.actions.shape[-1] != config.action_dim:
+        raise DataError(
+            f"The model was built for actions of {config.action_dim} numbers; the batch has "
+            f"{batch.actions.shape[-1]}. Build it with action_dim={batch.actions.shape[-1]}."
+        )
+    steps = batch.step_mask.transpose(0, 1)
+    arrived = _shift(steps)  # row t - 1 was a step, so row t is where it led
+    is_first = batch.is_first.transpose(0, 1)
+    valid = steps | arrived
+    obs_mask = batch.obs_mask.transpose(0, 1)
+    return Rows(
+        obs={name: value.transpose(0, 1) for name, value in obs.items()},
+        prev_actions=_shift(batch.actions.transpose(0, 1)).float(),
+        rewards=_shift(batch.rewards.transpose(0, 1)).float() * arrived,
+        is_first=is_first,
+        is_last=arrived & ~steps,
+        is_terminal=_shift(batch.terminations.transpose(0, 1).bool()) & arrived,
+        valid=valid,
+        obs_mask=obs_mask & valid,
+        arrival_mask=arrived | is_first,
+        lost_obs=~obs_mask,
+    )
+
+
+def named_obs(obs: Obs, config: DreamerV3Config, *, leading: int) -> dict[str, Tensor]:
+    """Return observations by name, checked against the shapes that the model was built for.
+
+    Args:
+        obs: A tensor or a dict of them, each with `leading` dimensions before those of the observation.
+        config: The model's.
+        leading: 1 for `[B, *obs]`, 2 for `[B, T, *obs]`.
+
+    Raises:
+        DataError: A missing observation or another shape.
+    """
+    named = obs if isinstance(obs, dict) else {"obs": obs}
+    if missing := sorted(config.obs_shapes.keys() - named.keys()):
+        raise DataError(
+            f"The model was built for observations {sorted(config.obs_shapes)}; {', '.join(missing)} is missing "
+            f"from those given, {sorted(named)}."
+        )
+    for name, shape in config.obs_shapes.items():
+        if named[name].ndim != leading + len(shape) or tuple(named[name].shape[leading:]) != shape:
+            axes = "[B, T" if leading == 2 else "[B"
+            raise DataError(
+                f"Observation {name!r} must be {axes}, {', '.join(map(str, shape))}]; got {list(named[name].shape)}."
+            )
+    return {name: named[name] for name in config.obs_shapes}
+
+
+def _shift(x: Tensor) -> Tensor:
+    """Move `[T, B, ...]` down one row, with zeros at row 0."""
+    return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
