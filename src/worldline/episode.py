@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from worldline.errors import DataError, nearest
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 ObsArray: TypeAlias = Array | dict[str, Array]
+T = TypeVar("T")
 
 _CHECK_BLOCK = 1 << 20  # elements looked at together, so that a check never doubles the memory of its array
 
@@ -67,12 +68,7 @@ observation after the last step goes into final_obs.
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # seed, task, language, ...
 
     def __post_init__(self) -> None:
-        rewards = numeric_array("rewards", self.rewards)
-        if rewards.ndim != 1:
-            hint = " Use rewards[:, 0]." if rewards.ndim == 2 and rewards.shape[1] == 1 else ""
-            raise DataError(f"rewards has shape {rewards.shape}; expected [T], one number per step.{hint}")
-        if len(rewards) == 0:
-            raise DataError("The episode has no steps. Leave empty episodes out.")
+        rewards = checked_rewards(self.rewards)
         actions = numeric_array("actions", self.actions)
         if actions.ndim not in (1, 2):
             raise DataError(f"actions has shape {actions.shape}; expected [T, A], or [T] for discrete actions.")
@@ -115,6 +111,26 @@ def named_obs(obs: ObsArray) -> dict[str, Array]:
     return {f"obs.{key}": value for key, value in obs.items()} if isinstance(obs, dict) else {"obs": obs}
 
 
+def unnamed_obs(named: Mapping[str, T]) -> T | dict[str, T]:
+    """Return what `named_obs` took apart: the value of "obs", or a dict of those of "obs.KEY"."""
+    return named["obs"] if "obs" in named else {name.removeprefix("obs."): value for name, value in named.items()}
+
+
+def checked_rewards(rewards: Any) -> Array:
+    """Return rewards as an array `[T]`, T >= 1.
+
+    Raises:
+        DataError: They are of another rank, or there are none.
+    """
+    array = numeric_array("rewards", rewards)
+    if array.ndim != 1:
+        hint = " Use rewards[:, 0]." if array.ndim == 2 and array.shape[1] == 1 else ""
+        raise DataError(f"rewards has shape {array.shape}; expected [T], one number per step.{hint}")
+    if len(array) == 0:
+        raise DataError("The episode has no steps. Leave empty episodes out.")
+    return array
+
+
 def check_finite(name: str, array: Array, *, first_row: int = 0) -> None:
     """Check that `array [T, ...]` has neither NaN nor infinity.
 
@@ -141,14 +157,23 @@ def check_finite(name: str, array: Array, *, first_row: int = 0) -> None:
             )
 
 
+def check_obs_key(name: str, key: Any) -> None:
+    """Check that the key of a dict observation can name a column and an array in a file.
+
+    Raises:
+        DataError: It cannot.
+    """
+    if not isinstance(key, str) or not key or not key.isprintable() or "/" in key or "\\" in key:
+        raise DataError(f"{name} has the key {key!r}; expected printable text without slashes. Rename it.")
+
+
 def _map_obs(name: str, obs: Any) -> ObsArray:
     if not isinstance(obs, Mapping):
         return numeric_array(name, obs)
     if not obs:
         raise DataError(f"{name} is an empty dict; expected at least one observation.")
     for key in obs:
-        if not isinstance(key, str) or not key or "/" in key or "\\" in key:
-            raise DataError(f"{name} has the key {key!r}; expected non-empty strings without slashes. Rename it.")
+        check_obs_key(name, key)
     return {key: numeric_array(f"{name}.{key}", value) for key, value in obs.items()}
 
 

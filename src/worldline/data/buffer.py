@@ -10,23 +10,35 @@ import numpy as np
 
 from worldline.batch import Batch, BatchRequest
 from worldline.data.block import EpisodeBlock
-from worldline.data.encode import convert, encode_actions, encode_ending, infer_action_sizes, settle_obs_dtype
+from worldline.data.encode import (
+    convert,
+    data_spec,
+    encode_actions,
+    encode_ending,
+    infer_action_sizes,
+    settle_obs_dtype,
+)
 from worldline.data.formats import npz
-from worldline.data.store import IS_FIRST, OBS, TERMINATION, RowStore
+from worldline.data.shapes import (
+    ObsShape,
+    check_obs_shapes,
+    checked_dtypes,
+    checked_shape,
+    checked_sizes,
+    named_shapes,
+    positive,
+)
+from worldline.data.store import OBS, TERMINATION, RowStore
 from worldline.data.windows import Windows
-from worldline.episode import Array, DataSpec, Episode, ObsArray, named_obs
-from worldline.errors import ConfigError, DataError, nearest
+from worldline.episode import Array, DataSpec, Episode, checked_rewards, unnamed_obs
+from worldline.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
     from torch import Tensor
 
-ObsShape = tuple[int, ...] | dict[str, tuple[int, ...]]
-
 DEFAULT_SEQ_LEN = 50  # rows of a window where none are asked for, as in `TrainingConfig.sequence_length`
-
-_STEP_FLAGS = (False, False, True, True)  # of an ordinary step, as `store.FLAGS` has them
 
 
 class ReplayBuffer:
@@ -63,12 +75,12 @@ class ReplayBuffer:
         *,
         action_sizes: tuple[int, ...] | None = None,
     ) -> None:
-        self._capacity = _positive("capacity", capacity)
-        self._action_dim = _positive("action_dim", action_dim)
-        self._obs_shape = _checked_shape(obs_shape)
-        self._shapes = _named(self._obs_shape)
-        self._obs_dtypes = _checked_dtypes(obs_dtype, self._obs_shape)
-        self._action_sizes = None if action_sizes is None else _checked_sizes(action_sizes, self._action_dim)
+        self._capacity = positive("capacity", capacity)
+        self._action_dim = positive("action_dim", action_dim)
+        self._obs_shape = checked_shape(obs_shape)
+        self._shapes = named_shapes(self._obs_shape)
+        self._obs_dtypes = checked_dtypes(obs_dtype, self._obs_shape)
+        self._action_sizes = None if action_sizes is None else checked_sizes(action_sizes, self._action_dim)
         self._store: RowStore | None = None
         self._meta: list[Mapping[str, Any]] = []  # one per episode added; the store knows how many were evicted
         self._windows: dict[int, Windows] = {}
@@ -80,7 +92,7 @@ class ReplayBuffer:
 
     def __repr__(self) -> str:
         return (
-            f"ReplayBuffer({self.num_transitions:,} of {self._capacity:,} transitions in {self.num_episodes:,} episodes, "
+            f"ReplayBuffer({self.num_transitions:,} of {self._capacity:,} transitions, {self.num_episodes:,} episodes, "
             f"obs_shape={self._obs_shape}, action_dim={self._action_dim})"
         )
 
@@ -109,12 +121,9 @@ class ReplayBuffer:
         sizes = self._action_sizes
         if sizes is None:
             raise DataError(
-                "The buffer is empty, so the type of its actions is not known. Add an episode first, or pass action_sizes."
+                "The buffer is empty, so the type of its actions is not known. Add an episode, or pass action_sizes."
             )
-        action_type = "continuous" if not sizes else "discrete" if len(sizes) == 1 else "multi_discrete"
-        return DataSpec(
-            obs_shape=self._obs_shape, action_dim=self._action_dim, action_type=action_type, action_sizes=sizes
-        )
+        return data_spec(self._obs_shape, self._action_dim, sizes)
 
     def add_episode(
         self,
@@ -145,8 +154,8 @@ class ReplayBuffer:
         Raises:
             DataError: Something does not fit; the buffer is as it was before.
         """
-        steps = len(np.asarray(rewards))
-        is_terminated, is_truncated = encode_ending(steps, dones, terminated, truncated)
+        rewards = checked_rewards(rewards)
+        is_terminated, is_truncated = encode_ending(len(rewards), dones, terminated, truncated)
         self.add(
             Episode(
                 obs=obs,
@@ -166,8 +175,8 @@ class ReplayBuffer:
         """
         if len(episode) > self._capacity:
             raise DataError(
-                f"The episode has {len(episode)} steps, but the buffer's capacity is {self._capacity}. Create it with a "
-                f"larger capacity."
+                f"The episode has {len(episode)} steps, but the buffer's capacity is {self._capacity}. Create it with "
+                f"a larger capacity."
             )
         self._add_block(EpisodeBlock.of(episode))
 
@@ -185,16 +194,17 @@ class ReplayBuffer:
         Args:
             batch_size: B, the number of windows; or a `BatchRequest` with all three.
             seq_len: T, the number of rows of each; None means 50.
-            device: Where the tensors shall be. Copies to an accelerator go through pinned memory and are not waited for.
+            device: Where the tensors shall be. Copies to CUDA go through pinned memory and are not waited for.
 
         Raises:
             DataError: The buffer is empty.
             ConfigError: `batch_size` or `seq_len` is less than 1.
         """
         if isinstance(batch_size, BatchRequest):
-            batch_size, seq_len, device = batch_size.batch_size, batch_size.seq_len, batch_size.device
+            request = batch_size
+            batch_size, seq_len, device = request.batch_size, request.seq_len, request.device
         windows = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len)
-        drawn = windows.draw(_positive("batch_size", batch_size), seed=self._seed, step=self._step)
+        drawn = windows.draw(positive("batch_size", batch_size), seed=self._seed, step=self._step)
         batch = self._batch(windows.gather(drawn), device)
         self._step += 1
         return batch
@@ -232,9 +242,10 @@ class ReplayBuffer:
         items = list(episodes)
         if not items:
             raise DataError("There are no episodes, so the shape of an observation is not known. Pass at least one.")
-        shapes = {name: column.shape[1:] for name, column in named_obs(items[0].obs).items()}
         first = items[0].obs
-        obs_shape: ObsShape = {key: first[key].shape[1:] for key in first} if isinstance(first, dict) else shapes["obs"]
+        obs_shape: ObsShape = (
+            {key: column.shape[1:] for key, column in first.items()} if isinstance(first, dict) else first.shape[1:]
+        )
         total = sum(len(episode) for episode in items)
         buffer = cls(capacity or total, obs_shape, action_dim, obs_dtype, action_sizes=action_sizes)
         for episode in items:
@@ -293,52 +304,29 @@ class ReplayBuffer:
         return buffer
 
     def _add_block(self, block: EpisodeBlock) -> None:
-        self._check_obs_shapes(block.obs)
+        check_obs_shapes(block.obs, self._shapes)
         sizes = self._action_sizes
         if sizes is None:
             sizes = infer_action_sizes(block.actions, self._action_dim)
-        dtypes = {name: self._obs_dtypes.get(name) or settle_obs_dtype(column) for name, column in block.obs.items()}
+        dtypes = {
+            name: settle_obs_dtype(column.dtype, column.ndim) for name, column in block.obs.items()
+        } | self._obs_dtypes
         columns = {name: convert(name, column, dtypes[name]) for name, column in block.obs.items()}
         closing = {name: convert(f"final_obs ({name})", block.final_obs[name], dtypes[name]) for name in columns}
         columns["actions"] = encode_actions(block.actions, action_dim=self._action_dim, action_sizes=sizes)
         columns["rewards"] = convert("rewards", block.rewards, np.dtype(np.float32))
         # Nothing can fail from here on.
         self._action_sizes, self._obs_dtypes = sizes, dtypes
-        store = self._store = self._store or RowStore(self._layout(), self._capacity)
-        start = 0
-        for index, end in enumerate(block.ends.tolist()):
-            row, steps = store.make_room(end - start), end - start
-            for name, column in columns.items():
-                store.columns[name][row : row + steps] = column[start:end]
-                store.columns[name][row + steps] = closing[name][index] if name in closing else 0
-            flags = store.columns["flags"][row : row + steps + 1]
-            flags[:] = _STEP_FLAGS
-            flags[0, IS_FIRST] = True
-            flags[-2, TERMINATION] = block.terminated[index]
-            flags[-1] = False
-            flags[-1, OBS] = block.has_final_obs[index]
-            store.commit(row, steps, truncated=bool(block.truncated[index]))
-            start = end
+        if self._store is None:
+            self._store = RowStore(self._layout(), self._capacity)
+        self._store.append(columns, closing, block)
         self._meta.extend(block.meta)
-        del self._meta[: len(self._meta) - store.num_episodes]
+        del self._meta[: len(self._meta) - self._store.num_episodes]
 
     def _layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         float32, boolean = np.dtype(np.float32), np.dtype(np.bool_)
         obs = {name: (shape, self._obs_dtypes[name]) for name, shape in self._shapes.items()}
         return {**obs, "actions": ((self._action_dim,), float32), "rewards": ((), float32), "flags": ((4,), boolean)}
-
-    def _check_obs_shapes(self, obs: Mapping[str, Array]) -> None:
-        for name in obs:
-            if name not in self._shapes:
-                raise DataError(f"The episode has {name!r}, which the buffer has not. {nearest(name, self._shapes)}")
-        for name, shape in self._shapes.items():
-            if name not in obs:
-                raise DataError(f"The episode lacks {name!r}. The buffer needs {', '.join(self._shapes)}.")
-            if obs[name].shape[1:] != shape:
-                raise DataError(
-                    f"{name} has shape {obs[name].shape}; expected [T, {', '.join(map(str, shape))}]. Reshape it, or "
-                    f"create the buffer with another obs_shape."
-                )
 
     def _windows_of(self, seq_len: int) -> Windows:
         store = self._store
@@ -347,7 +335,7 @@ class ReplayBuffer:
         windows = self._windows.get(seq_len)
         if windows is None or windows.version != store.version:
             self._windows = {key: value for key, value in self._windows.items() if value.version == store.version}
-            windows = self._windows[seq_len] = Windows(store, _positive("seq_len", seq_len))
+            windows = self._windows[seq_len] = Windows(store, positive("seq_len", seq_len))
         return windows
 
     def _batch(self, windows: dict[str, Array], device: str | torch.device) -> Batch:
@@ -357,13 +345,8 @@ class ReplayBuffer:
         if device != "cpu":
             tensors = {name: _move(tensor, device) for name, tensor in tensors.items()}
         terminations, is_first, step_mask, obs_mask = tensors["flags"].unbind(-1)
-        obs: Tensor | dict[str, Tensor]
-        if isinstance(self._obs_shape, dict):
-            obs = {key: tensors[f"obs.{key}"] for key in self._obs_shape}
-        else:
-            obs = tensors["obs"]
         return Batch(
-            obs=obs,
+            obs=unnamed_obs({name: tensors[name] for name in self._shapes}),
             actions=tensors["actions"],
             rewards=tensors["rewards"],
             terminations=terminations,
@@ -377,35 +360,26 @@ class ReplayBuffer:
         assert store is not None
         row, steps = int(store.first_rows[index]), int(store.steps[index])
         columns = {name: column[row : row + steps + 1].copy() for name, column in store.columns.items()}
-        final = self._obs_of({name: columns[name][-1] for name in self._shapes}) if columns["flags"][-1, OBS] else None
+        obs = {name: columns[name] for name in self._shapes}
+        has_final_obs = columns["flags"][-1, OBS]
         return Episode(
-            obs=self._obs_of({name: columns[name][:-1] for name in self._shapes}),
+            obs=unnamed_obs({name: column[:-1] for name, column in obs.items()}),
             actions=columns["actions"][:-1],
             rewards=columns["rewards"][:-1],
             terminated=bool(columns["flags"][-2, TERMINATION]),
             truncated=bool(store.truncated[index]),
-            final_obs=final,
+            final_obs=unnamed_obs({name: column[-1] for name, column in obs.items()}) if has_final_obs else None,
             meta=self._meta[index],
         )
 
-    def _obs_of(self, named: dict[str, Array]) -> ObsArray:
-        return (
-            {key: named[f"obs.{key}"] for key in self._obs_shape} if isinstance(self._obs_shape, dict) else named["obs"]
-        )
-
-    def _dtypes(self) -> np.dtype[Any] | dict[str, np.dtype[Any]]:
-        dtypes = self._obs_dtypes
-        return (
-            {key: dtypes[f"obs.{key}"] for key in self._obs_shape}
-            if isinstance(self._obs_shape, dict)
-            else dtypes["obs"]
-        )
-
     def _subset(self, indices: Array) -> ReplayBuffer:
-        episodes = (self._episode(index) for index in indices.tolist())
-        return ReplayBuffer.from_episodes(
-            episodes, action_dim=self._action_dim, obs_dtype=self._dtypes(), action_sizes=self._action_sizes
-        )
+        assert self._store is not None
+        steps = int(self._store.steps[indices].sum())
+        dtypes = unnamed_obs(self._obs_dtypes)
+        subset = ReplayBuffer(steps, self._obs_shape, self._action_dim, dtypes, action_sizes=self._action_sizes)
+        for index in indices.tolist():
+            subset.add(self._episode(index))
+        return subset
 
 
 def _move(tensor: Tensor, device: str | torch.device) -> Tensor:
@@ -414,54 +388,3 @@ def _move(tensor: Tensor, device: str | torch.device) -> Tensor:
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number of at least 1.")
-    return int(value)
-
-
-def _checked_shape(shape: ObsShape) -> ObsShape:
-    if isinstance(shape, Mapping):
-        if not shape:
-            raise ConfigError("obs_shape is an empty dict; expected a shape per observation.")
-        return {str(key): _checked_tuple(value) for key, value in shape.items()}
-    return _checked_tuple(shape)
-
-
-def _checked_tuple(shape: Any) -> tuple[int, ...]:
-    if isinstance(shape, (int, str)) or not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
-        raise ConfigError(f"obs_shape has {shape!r}; expected a tuple of sizes such as (4,) or (64, 64, 3).")
-    return tuple(int(size) for size in shape)
-
-
-def _named(shape: ObsShape) -> dict[str, tuple[int, ...]]:
-    return {f"obs.{key}": value for key, value in shape.items()} if isinstance(shape, dict) else {"obs": shape}
-
-
-def _checked_dtypes(dtype: Any, shape: ObsShape) -> dict[str, np.dtype[Any]]:
-    if dtype is None:
-        return {}
-    if isinstance(dtype, Mapping):
-        if not isinstance(shape, dict) or dtype.keys() != shape.keys():
-            raise ConfigError("obs_dtype is a dict, so obs_shape must be one with the same keys.")
-        dtypes = {f"obs.{key}": np.dtype(value) for key, value in dtype.items()}
-    else:
-        dtypes = {name: np.dtype(dtype) for name in _named(shape)}
-    for name, value in dtypes.items():
-        if value.kind not in "biuf":
-            raise ConfigError(
-                f"obs_dtype of {name} is {value}; expected numbers or booleans, such as float32 or uint8."
-            )
-    return dtypes
-
-
-def _checked_sizes(sizes: tuple[int, ...], action_dim: int) -> tuple[int, ...]:
-    sizes = tuple(_positive("each of action_sizes", size) for size in sizes)
-    if sizes and (sum(sizes) != action_dim or sum(sizes) == len(sizes)):
-        raise ConfigError(
-            f"action_sizes {sizes} do not fit action_dim {action_dim}. They must sum to it, and one must be at least 2; "
-            f"() stands for continuous actions."
-        )
-    return sizes

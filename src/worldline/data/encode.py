@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from worldline.episode import Array, check_finite, numeric_array
+from worldline.episode import Array, DataSpec, check_finite, numeric_array
 from worldline.errors import DataError
 
 
-def settle_obs_dtype(array: Array) -> np.dtype[Any]:
-    """Return the dtype that a buffer stores observations `[T, *obs]` in where none was asked for.
+def settle_obs_dtype(dtype: np.dtype[Any], rank: int) -> np.dtype[Any]:
+    """Return the dtype that a buffer stores observations `[T, *obs]` of this dtype and rank in, if none was asked for.
 
-    Images (uint8 of rank 2 or more) stay uint8, all else becomes float32.
+    Images (uint8, with an observation of rank 2 or more) stay uint8, all else becomes float32.
     """
-    return np.dtype(np.uint8 if array.dtype == np.uint8 and array.ndim > 2 else np.float32)
+    return np.dtype(np.uint8 if dtype == np.uint8 and rank > 2 else np.float32)
 
 
 def convert(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
@@ -47,9 +47,17 @@ def convert(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
             raise DataError(f"{name} has values beyond the range of {dtype}. Scale them, or clip them.")
     elif not np.can_cast(array.dtype, dtype) and not (converted.astype(array.dtype) == array).all():
         raise DataError(
-            f"{name} is {array.dtype} with values that {dtype} cannot hold. Scale them, or ask for another obs_dtype."
+            f"{name} is {array.dtype} with values that {dtype} cannot hold. Scale them, or convert them to floats."
         )
     return converted
+
+
+def data_spec(
+    obs_shape: tuple[int, ...] | dict[str, tuple[int, ...]], action_dim: int, action_sizes: tuple[int, ...]
+) -> DataSpec:
+    """Return the spec of data with these sizes, which say what type the actions are of."""
+    action_type = "continuous" if not action_sizes else "discrete" if len(action_sizes) == 1 else "multi_discrete"
+    return DataSpec(obs_shape=obs_shape, action_dim=action_dim, action_type=action_type, action_sizes=action_sizes)
 
 
 def infer_action_sizes(actions: Array, action_dim: int) -> tuple[int, ...]:
@@ -94,7 +102,7 @@ def encode_actions(actions: Array, *, action_dim: int, action_sizes: tuple[int, 
     """
     columns = actions[:, None] if actions.ndim == 1 else actions  # [T, A or K]
     num_choices = len(action_sizes)
-    if columns.shape[1] == action_dim and not (num_choices and _is_index(columns, num_choices)):
+    if columns.shape[1] == action_dim:
         if action_sizes and not _is_one_hot(columns, action_sizes):
             raise DataError(
                 f"actions are not one-hot, but this data is discrete with sizes {action_sizes}. If the actions are "
@@ -154,11 +162,6 @@ def _last_flag(name: str, value: Any, steps: int) -> bool:
     return bool(flags[-1])
 
 
-def _is_index(columns: Array, num_choices: int) -> bool:
-    """Whether columns as wide as both A and K are indices: only where A = K = 1, a single action of one choice."""
-    return columns.shape[1] == num_choices
-
-
 def _groups(action_sizes: tuple[int, ...]) -> list[slice]:
     ends = np.cumsum(action_sizes).tolist()
     return [slice(end - size, end) for end, size in zip(ends, action_sizes, strict=True)]
@@ -167,20 +170,21 @@ def _groups(action_sizes: tuple[int, ...]) -> list[slice]:
 def _is_one_hot(columns: Array, action_sizes: tuple[int, ...]) -> bool:
     if not ((columns == 0) | (columns == 1)).all():
         return False
-    return all(bool((columns[:, group].sum(axis=1) == 1).all()) for group in _groups(action_sizes))
+    return all((columns[:, group].sum(axis=1) == 1).all() for group in _groups(action_sizes))
 
 
 def _one_hot(indices: Array, action_sizes: tuple[int, ...]) -> Array:
-    if indices.dtype.kind == "f" and not (indices == np.floor(indices)).all():
+    fractions = indices[indices != np.floor(indices)] if indices.dtype.kind == "f" else indices[:0]
+    if fractions.size:
         raise DataError(
-            f"actions has shape {indices.shape} and fractions such as {float(indices[indices != np.floor(indices)][0]):.4g}, "
-            f"but this data is discrete with sizes {action_sizes}. Pass continuous actions as [T, A]."
+            f"actions has shape {indices.shape} and fractions such as {fractions.flat[0]:.4g}, but this data is "
+            f"discrete with sizes {action_sizes}. Pass continuous actions as [T, A]."
         )
     for choice, size in enumerate(action_sizes):
         low, high = indices[:, choice].min(), indices[:, choice].max()
         if low < 0 or high >= size:
             raise DataError(
-                f"actions has the index {int(low if low < 0 else high)}, but there are {size} choices (0 to {size - 1}). "
+                f"actions has the index {int(low if low < 0 else high)}, but there are {size} choices, from 0 on. "
                 f"Check action_dim."
             )
     encoded = np.zeros((len(indices), sum(action_sizes)), dtype=np.float32)

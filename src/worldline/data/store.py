@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from worldline.data.block import EpisodeBlock
 from worldline.episode import Array
 
 TERMINATION, IS_FIRST, STEP, OBS = range(4)  # what the four booleans of a row of the column "flags" say
+_STEP_FLAGS = (False, False, True, True)  # of an ordinary step
 
 _FIRST_ROWS = 256  # rows of the first allocation
 _ROW, _STEPS, _TRUNCATED = range(3)  # columns of the index
@@ -27,7 +29,7 @@ class RowStore:
     """Columns `[rows, *shape]` with whole episodes in them, oldest first out.
 
     Args:
-        layout: Shape of one row and dtype, by column name.
+        layout: Shape of one row and dtype, by column name; "flags" must be four booleans.
         capacity: The most steps to keep; closing rows do not count.
     """
 
@@ -38,7 +40,6 @@ class RowStore:
         }
         self.num_rows = 0  # allocated
         self.num_steps = 0
-        self.num_evicted = 0
         self.version = 0  # changes whenever the index or the columns do
         self._index = np.empty((64, 3), dtype=np.int64)
         self._begin = self._end = 0  # the live part of the index
@@ -63,8 +64,39 @@ class RowStore:
         """`[E]` bool, whether each episode was cut off by a time limit, oldest first."""
         return self._index[self._begin : self._end, _TRUNCATED].astype(bool)
 
-    def make_room(self, steps: int) -> int:
-        """Return the first of `steps + 1` free rows, after evicting as many of the oldest episodes as that takes."""
+    def append(self, columns: Mapping[str, Array], closing: Mapping[str, Array], block: EpisodeBlock) -> None:
+        """Add the episodes of a block, and evict as many of the oldest as that takes.
+
+        Args:
+            columns: `[N, *shape]` of every column but the flags.
+            closing: `[E, *shape]`, what closing rows hold; zero in columns that it lacks.
+            block: How long the episodes are, and how they ended.
+        """
+        start = 0
+        for index, end in enumerate(block.ends.tolist()):
+            steps = end - start
+            row = self._make_room(steps)
+            for name, values in columns.items():
+                column = self.columns[name]
+                column[row : row + steps] = values[start:end]
+                column[row + steps] = closing[name][index] if name in closing else 0
+            flags = self.columns["flags"][row : row + steps + 1]
+            flags[:] = _STEP_FLAGS
+            flags[0, IS_FIRST] = True
+            flags[-2, TERMINATION] = block.terminated[index]
+            flags[-1] = False
+            flags[-1, OBS] = block.has_final_obs[index]
+            self._commit(row, steps, truncated=bool(block.truncated[index]))
+            start = end
+
+    def pieces(self, name: str) -> Iterator[Array]:
+        """Return views `[n, ...]` of the steps of one column, episode by episode, oldest first."""
+        column = self.columns[name]
+        for row, steps in zip(self.first_rows.tolist(), self.steps.tolist(), strict=True):
+            yield column[row : row + steps]
+
+    def _make_room(self, steps: int) -> int:
+        """Return the first of `steps + 1` free rows."""
         assert 1 <= steps <= self.capacity
         while self.num_steps + steps > self.capacity:
             self._evict()
@@ -75,8 +107,8 @@ class RowStore:
         assert row is not None
         return row
 
-    def commit(self, first_row: int, steps: int, *, truncated: bool) -> None:
-        """Add the episode whose rows, found by `make_room`, have been written."""
+    def _commit(self, first_row: int, steps: int, *, truncated: bool) -> None:
+        """Enter an episode whose rows have been written into the index."""
         if self._end == len(self._index):
             live = self._index[self._begin : self._end]
             self._index = np.empty((max(64, 2 * len(live)), 3), dtype=np.int64)
@@ -87,16 +119,9 @@ class RowStore:
         self.num_steps += steps
         self.version += 1
 
-    def pieces(self, name: str) -> Iterator[Array]:
-        """Return views `[n, ...]` of the steps of one column, episode by episode, oldest first."""
-        column = self.columns[name]
-        for row, steps in zip(self.first_rows.tolist(), self.steps.tolist(), strict=True):
-            yield column[row : row + steps]
-
     def _evict(self) -> None:
         self.num_steps -= int(self._index[self._begin, _STEPS])
         self._begin += 1
-        self.num_evicted += 1
         self.version += 1
 
     def _free_row(self, rows: int) -> int | None:

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from worldline.data.buffer import ObsShape, ReplayBuffer
+from worldline.data.buffer import ReplayBuffer
+from worldline.data.shapes import ObsShape
 from worldline.episode import Array
 from worldline.errors import ConfigError
 
@@ -22,8 +23,8 @@ def create_random_buffer(
 ) -> ReplayBuffer:
     """Return a buffer of random episodes, each terminated at its last step and with a final observation.
 
-    Observations and rewards are standard normal; observations of rank 3 are uint8 images. Continuous actions are uniform
-    in [-1, 1], discrete ones uniform over `action_dim` choices.
+    Observations and rewards are standard normal; observations of rank 3 are uint8 images. Continuous actions are
+    uniform in [-1, 1], discrete ones uniform over `action_dim` choices.
 
     Args:
         capacity: The most transitions to keep; if it is less than `num_episodes * episode_length`, the last episodes

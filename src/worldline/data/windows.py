@@ -12,7 +12,6 @@ sampled before, nor of where in memory an episode lies.
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from worldline.data.store import RowStore
 from worldline.episode import Array
@@ -34,8 +33,7 @@ class Windows:
         self._shift = self._first_rows - (self._ends - starts)  # [E] from the number of a start to its row
         self.num_starts = int(self._ends[-1])
         self._is_padded = bool((store.steps + 1 < seq_len).any())
-        self._columns = store.columns
-        self._views = {} if self._is_padded else {k: _window_view(v, seq_len) for k, v in store.columns.items()}
+        self._columns = [_Windowed(name, column, seq_len) for name, column in store.columns.items()]
         self._block_key: tuple[int, int, int] | None = None
         self._block = np.empty((0, 0), dtype=np.int64)
 
@@ -55,13 +53,18 @@ class Windows:
     def gather(self, drawn: Array) -> dict[str, Array]:
         """Return windows `[B, T, ...]` of every column, zero where they are padded."""
         if not self._is_padded:
-            return {name: view[drawn] for name, view in self._views.items()}
+            return {
+                column.name: column.windows[drawn].view(column.dtype).reshape(-1, *column.shape)
+                for column in self._columns
+            }
         episodes = np.searchsorted(self._ends, drawn, side="right")
         rows = (drawn + self._shift[episodes])[:, None] + np.arange(self.seq_len)
         last_rows = self._last_rows[episodes][:, None]
         padding = rows > last_rows
         np.minimum(rows, last_rows, out=rows)
-        windows = {name: column.take(rows, axis=0) for name, column in self._columns.items()}
+        windows = {
+            column.name: column.rows[rows].view(column.dtype).reshape(-1, *column.shape) for column in self._columns
+        }
         for window in windows.values():
             window[padding] = 0
         return windows
@@ -71,7 +74,26 @@ class Windows:
         return rows
 
 
-def _window_view(column: Array, seq_len: int) -> Array:
-    """Return the overlapping windows `[rows - T + 1, T, *shape]` of a column, without a copy."""
-    shape = (len(column) - seq_len + 1, seq_len, *column.shape[1:])
-    return as_strided(column, shape, (column.strides[0], *column.strides), writeable=False)
+class _Windowed:
+    """A column `[rows, *shape]` seen as single opaque items, rows or whole windows, which overlap.
+
+    NumPy copies an opaque item in one `memcpy`, which takes half the time of a gather of `[T, *shape]` windows whose
+    elements it walks through.
+    """
+
+    def __init__(self, name: str, column: Array, seq_len: int) -> None:
+        self.name = name
+        self.dtype = column.dtype
+        self.shape = (seq_len, *column.shape[1:])
+        self.rows = _items(column, 1)
+        self.windows = _items(column, seq_len)
+
+
+def _items(column: Array, length: int) -> Array:
+    """Return `[rows - length + 1]` overlapping items of `length` rows each, without a copy."""
+    row_bytes = column.strides[0]
+    count = max(0, len(column) - length + 1)
+    items: Array = np.ndarray(
+        (count,), dtype=np.dtype((np.void, length * row_bytes)), buffer=column, strides=(row_bytes,)
+    )
+    return items

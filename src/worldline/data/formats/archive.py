@@ -30,6 +30,7 @@ PIECE_BYTES = 4 << 20  # what is read and checked at once
 _MAX_DIRECTORY_BYTES = 256 << 10  # about 3,000 members
 _MAX_HEADER_BYTES = 4096  # of a `.npy` header; NumPy writes 128
 _MAX_FORTRAN_BYTES = 32 << 20  # column-major arrays are read whole
+_LOCAL_HEADER_BYTES = 30  # without the name
 _ENCRYPTED = 0x1
 _DAMAGED = "It is damaged or was made to do harm. Restore it from a copy, or write it again."
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ValueError, OverflowError)
@@ -183,7 +184,7 @@ class Archive:
         for info in sorted(infos.values(), key=lambda info: info.header_offset):
             if info.header_offset < end:
                 raise FileError(f"{self.path}: {info.filename[:80]!r} overlaps another member. {_DAMAGED}")
-            end = info.header_offset + zipfile.sizeFileHeader + info.compress_size  # type: ignore[attr-defined]
+            end = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size
         if end > directory_start:
             raise FileError(f"{self.path} has members that reach beyond its end. {_DAMAGED}")
         return infos
@@ -238,6 +239,8 @@ class Archive:
 
 def _open(path: Path) -> IO[bytes]:
     try:
+        if path.exists() and not path.is_file():
+            raise FileError(f"{path} is not a file, but {'a folder' if path.is_dir() else 'a device'}. Name a file.")
         return path.open("rb")
     except FileNotFoundError as error:
         folder = path.parent
@@ -288,13 +291,9 @@ def _kind_of(start: bytes) -> str:
         b"\x89HDF": "an HDF5 file",
         b"\x80": "a pickle, which is never read",
         b"PK\x05\x06": "an empty archive",
-        b"": "empty",
     }
-    return (
-        next((name for magic, name in kinds.items() if magic and start.startswith(magic)), "something else")
-        if start
-        else "empty"
-    )
+    found = [kind for magic, kind in kinds.items() if start.startswith(magic)]
+    return found[0] if found else "something else" if start else "empty"
 
 
 def _read_header(stream: IO[bytes]) -> tuple[bytes, int]:

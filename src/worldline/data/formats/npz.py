@@ -20,7 +20,8 @@ there: `episode_ends [E]`, `terminated [E]`, `truncated [E]`, `has_final_obs [E]
 `action_sizes [K]` and `meta` (JSON in uint8). Dict observations have `obs.KEY`, `obs_shape.KEY` and `final_obs.KEY`
 for each key instead of `obs`, `obs_shape` and `final_obs`.
 
-Limits: arrays together may take 200 times the size of the file, or 256 MB if that is more; `max_bytes` overrides it.
+Limits: arrays, as the file declares them and as a buffer stores them, may take 200 times the size of the file, or
+256 MiB if that is more; `max_bytes` overrides it. One step's observation may take 32 MiB.
 Reading makes two passes. The first checks everything in pieces of a few megabytes, so that refusing a file costs
 next to no memory; the second copies.
 """
@@ -31,23 +32,25 @@ import contextlib
 import json
 import math
 import os
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from worldline.data.block import EpisodeBlock
-from worldline.data.encode import infer_action_sizes
-from worldline.data.formats.archive import PIECE_BYTES, Archive, Member
+from worldline.data.encode import data_spec, infer_action_sizes, settle_obs_dtype
+from worldline.data.formats.archive import PIECE_BYTES, Archive
+from worldline.data.formats.archive_writer import new_archive
+from worldline.data.shapes import checked_sizes
 from worldline.data.store import OBS, TERMINATION, RowStore
-from worldline.episode import Array, DataSpec, check_finite
-from worldline.errors import DataError, FileError, nearest
+from worldline.episode import Array, DataSpec, check_finite, unnamed_obs
+from worldline.errors import DataError, FileError
 
 MAX_RATIO = 200  # of what the arrays take to what the file takes
 FREE_BYTES = 256 << 20  # what any file may take
+MAX_ROW_BYTES = 32 << 20  # of one step's observation
 
 _FORMAT = 1
 _HOW_TO_SAVE = "See docs/data.md for the keys, and save with np.savez(path, obs=..., actions=..., ...)."
@@ -126,12 +129,13 @@ class Recording:
     def _check(self, max_bytes: int | None) -> None:
         is_own = "worldline_format" in self._archive.keys
         self._members = {key: self._archive.member(key) for key in self._wanted_keys(is_own)}
-        self._check_total(max_bytes)
+        self._check_limit(sum(member.num_bytes for member in self._members.values()), max_bytes)
         if is_own and (version := self._number("worldline_format")) != _FORMAT:
             raise FileError(f"{self._path} has format {version}; this release reads {_FORMAT}. Update Worldline.")
         self._check_lengths()
         shapes = {name: self._obs_shape(name) for name in self._obs_names}
         action_dim = self._number("action_dim")
+        self._check_limit(self._stored_bytes(action_dim, is_own=is_own), max_bytes)
         for key in (*self._obs_names, *self._final_names.values(), "rewards", "actions"):
             for start, piece in _numbered(self._archive.pieces(self._members[key])):
                 check_finite(f"{self._path}: {key}", piece, first_row=start)
@@ -140,16 +144,13 @@ class Recording:
             raise DataError(f"{self._path} says capacity {self.capacity}, but has {self._steps} steps. Correct it.")
         if is_own:
             self._read_episodes()
-            sizes = tuple(self._archive.read(self._members["action_sizes"]).tolist())
-            self.obs_dtype = _unnamed({name: self._members[name].dtype for name in self._obs_names})
+            sizes = self._read_action_sizes(action_dim)
+            self.obs_dtype = unnamed_obs({name: self._members[name].dtype for name in self._obs_names})
         else:
             self._find_episodes()
             sizes = self._find_action_sizes(action_dim)
             self.obs_dtype = None
-        action_type = "continuous" if not sizes else "discrete" if len(sizes) == 1 else "multi_discrete"
-        self.spec = DataSpec(
-            obs_shape=_unnamed(shapes), action_dim=action_dim, action_type=action_type, action_sizes=sizes
-        )
+        self.spec = data_spec(unnamed_obs(shapes), action_dim, sizes)
 
     def _wanted_keys(self, is_own: bool) -> list[str]:
         keys = self._archive.keys
@@ -169,14 +170,22 @@ class Recording:
             key for key in ("dones", "terminations", "capacity", "meta") if key in keys and key not in required
         ]
 
-    def _check_total(self, max_bytes: int | None) -> None:
-        total = sum(member.num_bytes for member in self._members.values())
+    def _check_limit(self, total: int, max_bytes: int | None) -> None:
         limit = max(FREE_BYTES, MAX_RATIO * self._archive.size) if max_bytes is None else max_bytes
         if total > limit:
             raise FileError(
                 f"{self._path} has {self._archive.size:,} bytes, but its arrays would take {total:,}; the limit is "
                 f"{limit:,}. If you trust the file, load it with max_bytes={total}."
             )
+
+    def _stored_bytes(self, action_dim: int, *, is_own: bool) -> int:
+        """Return what a buffer needs for the steps, whose dtypes and actions may be wider than those of the file."""
+        obs_bytes = 0
+        for name in self._obs_names:
+            member = self._members[name]
+            dtype = member.dtype if is_own else settle_obs_dtype(member.dtype, len(member.shape))
+            obs_bytes += math.prod(member.shape[1:]) * dtype.itemsize
+        return self._steps * (obs_bytes + 4 * action_dim + 8)
 
     def _check_lengths(self) -> None:
         rewards = self._members["rewards"]
@@ -193,6 +202,10 @@ class Recording:
                 raise DataError(
                     f"{self._path}: {key} has shape {shape}, but rewards has {self._steps} rows; expected {expected}. "
                     f"Every column needs one row per step."
+                )
+            if self._members[key].row_bytes > MAX_ROW_BYTES:
+                raise FileError(
+                    f"{self._path}: one row of {key} has shape {shape[1:]}; at most {MAX_ROW_BYTES:,} bytes."
                 )
         self._row_bytes = max(1, sum(self._members[name].row_bytes for name in self._obs_names))
 
@@ -248,12 +261,16 @@ class Recording:
                 raise DataError(
                     f"{self._path}: {key} has shape {self._members[key].shape}; expected {expected}. {_HOW_TO_SAVE}"
                 )
-        ends = self._archive.read(self._members["episode_ends"])
-        if ends.dtype.kind not in "iu" or ends[0] < 1 or (np.diff(ends) < 1).any() or ends[-1] != self._steps:
+        ends = self._archive.read(self._members["episode_ends"]).astype(np.int64)
+        if not len(ends) or ends[0] < 1 or (np.diff(ends) < 1).any() or ends[-1] != self._steps:
             raise DataError(
                 f"{self._path}: episode_ends must grow up to {self._steps}, the number of steps. {_HOW_TO_SAVE}"
             )
-        self._ends = ends.astype(np.int64)
+        if "dones" in self._members and not np.array_equal(self._marked_rows("dones") + 1, ends):
+            raise DataError(
+                f"{self._path}: dones and episode_ends disagree. Leave out worldline_format to go by dones."
+            )
+        self._ends = ends
         self._terminated, self._truncated, self._has_final_obs = (
             self._archive.read(self._members[key]).astype(bool) for key in episode_keys[:3]
         )
@@ -262,13 +279,24 @@ class Recording:
     def _read_meta(self, num_episodes: int) -> Sequence[Mapping[str, Any]]:
         if "meta" not in self._members:
             return [{}] * num_episodes
+        member = self._members["meta"]
+        if member.dtype != np.uint8 or member.num_bytes > _meta_limit(num_episodes):
+            raise DataError(f"{self._path}: meta is not JSON in uint8, or too long. Leave it out.")
         try:
-            meta = json.loads(self._archive.read(self._members["meta"]).tobytes())
+            meta = json.loads(self._archive.read(member).tobytes())
         except (ValueError, RecursionError) as error:
             raise DataError(f"{self._path}: meta is not JSON ({error}). Leave it out.") from error
         if not isinstance(meta, list) or len(meta) != num_episodes or not all(isinstance(item, dict) for item in meta):
             raise DataError(f"{self._path}: meta must be a list of {num_episodes} objects. Leave it out.")
         return meta
+
+    def _read_action_sizes(self, action_dim: int) -> tuple[int, ...]:
+        member = self._members["action_sizes"]
+        if len(member.shape) != 1 or member.num_rows > action_dim or member.dtype.kind not in "iu":
+            raise DataError(
+                f"{self._path}: action_sizes has shape {member.shape}; expected [K] integers. {_HOW_TO_SAVE}"
+            )
+        return checked_sizes(tuple(self._archive.read(member).tolist()), action_dim)
 
     def _find_action_sizes(self, action_dim: int) -> tuple[int, ...]:
         """Return the sizes that every piece of the actions agrees on: discrete only if all of them are."""
@@ -290,29 +318,13 @@ def write(
         FileError: The file cannot be written.
         DataError: `meta` is not JSON.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     arrays = _arrays(store, spec, meta)
-    try:
-        try:
-            with temporary.open("wb") as file:
-                method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
-                with zipfile.ZipFile(file, "w", method) as archive:
-                    for key, array in arrays.items():
-                        _write_member(archive, key, array.shape, array.dtype, [array])
-                    for name in (*_obs_columns(store), "actions", "rewards"):
-                        column = store.columns[name]
-                        _write_member(
-                            archive, name, (store.num_steps, *column.shape[1:]), column.dtype, store.pieces(name)
-                        )
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            _sync_folder(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"{target} cannot be written: {error.strerror}. Choose a folder you may write to.") from error
+    with new_archive(Path(path), compress=compress) as archive:
+        for key, array in arrays.items():
+            archive.add(key, array.shape, array.dtype, [array])
+        for name in (*_obs_columns(store), "actions", "rewards"):
+            column = store.columns[name]
+            archive.add(name, (store.num_steps, *column.shape[1:]), column.dtype, store.pieces(name))
 
 
 def _arrays(store: RowStore, spec: DataSpec, meta: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
@@ -321,8 +333,8 @@ def _arrays(store: RowStore, spec: DataSpec, meta: Sequence[Mapping[str, Any]]) 
     ends = np.cumsum(store.steps)
     flags = store.columns["flags"]
     terminated = flags[closing - 1, TERMINATION]
-    dones = np.zeros(store.num_steps, dtype=np.float32)
-    dones[ends - 1] = terminated | store.truncated
+    dones = np.zeros(store.num_steps, dtype=np.float32)  # float32 as documented
+    dones[ends - 1] = 1  # however the episode ended, so that other readers never run two together
     arrays = {
         "worldline_format": np.array(_FORMAT),
         "capacity": np.array(store.capacity),
@@ -345,29 +357,15 @@ def _arrays(store: RowStore, spec: DataSpec, meta: Sequence[Mapping[str, Any]]) 
             raise DataError(
                 f"The meta of an episode cannot be saved as JSON: {error}. Keep to plain values."
             ) from error
+        if len(text) > _meta_limit(len(meta)):
+            raise DataError(f"The meta of the episodes takes {len(text):,} bytes as JSON. Keep it to a few words each.")
         arrays["meta"] = np.frombuffer(text.encode(), dtype=np.uint8)
     return arrays
 
 
-def _write_member(
-    archive: zipfile.ZipFile, key: str, shape: tuple[int, ...], dtype: np.dtype[Any], pieces: Iterable[Array]
-) -> None:
-    info = zipfile.ZipInfo(f"{key}.npy")  # a fixed date, so that equal buffers make equal files
-    info.compress_type = archive.compression
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    with archive.open(info, "w", force_zip64=True) as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
-        for piece in pieces:
-            stream.write(np.ascontiguousarray(piece).data.cast("B") if piece.size else b"")
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _meta_limit(num_episodes: int) -> int:
+    """Return the most bytes of `meta`: parsed, JSON takes many times its length."""
+    return (1 << 20) + 256 * num_episodes
 
 
 def _obs_columns(store: RowStore) -> list[str]:
@@ -376,11 +374,6 @@ def _obs_columns(store: RowStore) -> list[str]:
 
 def _shape_key(name: str) -> str:
     return name.replace("obs", "obs_shape", 1)
-
-
-def _unnamed(values: dict[str, Any]) -> Any:
-    """Return the value of "obs", or the dict of those of "obs.KEY"."""
-    return values["obs"] if "obs" in values else {name.removeprefix("obs."): value for name, value in values.items()}
 
 
 def _numbered(pieces: Iterable[Array]) -> Iterator[tuple[int, Array]]:
