@@ -36,9 +36,11 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_sizes.py
 
+# Also writes the tree in README.md.
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/write_tree.py
 
 bench: setup
 	$(BIN)/python benchmarks/run.py
