@@ -131,9 +131,9 @@ def _write(folder: Path, checkpoint: Checkpoint, model: nn.Module) -> None:
     if isinstance(model, SavesPretrained):
         model.save_pretrained(folder)
     else:
-        save_file(_unshared(checkpoint.model), folder / "model.safetensors")
-    save_file(_unshared(checkpoint.optimizer), folder / "optimizer.safetensors")
-    save_file(_unshared(checkpoint.rng), folder / "rng.safetensors")
+        save_file(_copies(checkpoint.model), folder / "model.safetensors")
+    save_file(_copies(checkpoint.optimizer), folder / "optimizer.safetensors")
+    save_file(_copies(checkpoint.rng), folder / "rng.safetensors")
     state = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -151,15 +151,9 @@ def _write(folder: Path, checkpoint: Checkpoint, model: nn.Module) -> None:
     sync(folder)
 
 
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous CPU tensors, a copy for those that share memory (tied weights), as safetensors asks for."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
-        result[name] = own.clone() if own.data_ptr() in seen else own
-        seen.add(own.data_ptr())
-    return result
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a contiguous CPU copy of each: safetensors refuses those that share memory (tied or flat weights)."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _manifest_text(files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -31,7 +31,6 @@ class Source:
     def __init__(self, data: Any, draw: Callable[[], Batch]) -> None:
         self.data = data
         self._draw = draw
-        self._is_checked = False
 
     @property
     def is_seekable(self) -> bool:
@@ -45,12 +44,7 @@ class Source:
 
     def next_batch(self) -> Batch:
         """Return the next batch, on the device."""
-        batch = self._draw()
-        if not self._is_checked:
-            if not isinstance(batch, Batch):
-                raise DataError(f"The data gave a {type(batch).__name__}; a worldline.Batch was expected.")
-            self._is_checked = True
-        return batch
+        return _checked(self._draw())
 
 
 def open_source(data: Data, *, batch_size: int, sequence_length: int, device: torch.device) -> Source:
@@ -93,6 +87,12 @@ def _accepts(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:
     return True
 
 
+def _checked(batch: Any) -> Batch:
+    if not isinstance(batch, Batch):
+        raise DataError(f"The data gave a {type(batch).__name__}; a worldline.Batch was expected.")
+    return batch
+
+
 class _Cycle:
     """Batches of an iterable, from its start again whenever it ends."""
 
@@ -113,4 +113,4 @@ class _Cycle:
                 "Pass a list, or an object whose __iter__ starts anew each time."
             )
         self._count += 1
-        return batch.to(self._device)
+        return _checked(batch).to(self._device)

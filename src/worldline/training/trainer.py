@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from worldline import seeding
 from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
+from worldline.device import resolve_device
 from worldline.errors import ConfigError, DataError, NonFiniteError
 from worldline.protocols import Trainable
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
 from worldline.training.checkpoint import Checkpoint, load_checkpoint
 from worldline.training.config import TrainingConfig, learning_rate_at
-from worldline.training.device import resolve_device
 from worldline.training.finite import FiniteCheck, NonFiniteStep, RngState, save_offending_batch
 from worldline.training.interrupts import Interrupts
 from worldline.training.metrics import to_floats
@@ -61,7 +61,7 @@ class Trainer(Generic[ModelT]):
     def __init__(self, model: ModelT, config: TrainingConfig | None = None, callbacks: Iterable[Callback] = ()) -> None:
         self._trainable = _check_trainable(model)
         self.config = config or TrainingConfig()
-        self.device = resolve_device(self.config.device)
+        self.device = torch.device(resolve_device(self.config.device))
         self.model = model.to(self.device)
         self.callbacks: list[Callback] = []
         self.step = 0
@@ -305,8 +305,9 @@ class Trainer(Generic[ModelT]):
         try:
             self.model.load_state_dict(checkpoint.model)
         except RuntimeError as error:
+            differences = " ".join(str(error).split())
             raise DataError(
-                f"{checkpoint.path} was made with another model. {error} Build the model with the same settings."
+                f"{checkpoint.path} was made with another model: {differences} Build the model with the same settings."
             ) from error
         self.optimizer.load_state_dict(checkpoint.optimizer)
         for name, callback in self._named_callbacks():

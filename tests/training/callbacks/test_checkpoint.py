@@ -1,0 +1,124 @@
+"""CheckpointCallback: when it saves, what it keeps, what it puts away."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from training.tiny_training import TinyModel, TinySampler, make_config
+from worldline.errors import ConfigError
+from worldline.training import CheckpointCallback, EvaluationCallback, Trainer
+from worldline.training.checkpoint import list_checkpoints, load_checkpoint
+
+
+def train(
+    directory: Path, total_steps: int = 20, resume_from: Path | None = None, **settings: object
+) -> Trainer[TinyModel]:
+    callback = CheckpointCallback(directory, **settings)  # type: ignore[arg-type]
+    trainer = Trainer(TinyModel(), make_config(total_steps=total_steps), [callback])
+    trainer.train(TinySampler(), resume_from=resume_from)
+    return trainer
+
+
+def steps_in(directory: Path) -> list[int]:
+    return [int(path.name[5:]) for path in list_checkpoints(directory)]
+
+
+def test_the_newest_are_kept_and_the_last_step_is_saved(tmp_path: Path) -> None:
+    trainer = train(tmp_path, save_interval=3, max_checkpoints=2)
+    assert steps_in(tmp_path) == [18, 20]
+    assert trainer.last_checkpoint == tmp_path / "step_00000020"
+
+
+def test_the_interval_is_the_trainers_by_default(tmp_path: Path) -> None:
+    trainer = Trainer(TinyModel(), make_config(save_interval=8), [CheckpointCallback(tmp_path)])
+    trainer.train(TinySampler())
+    assert steps_in(tmp_path) == [8, 16, 20]
+
+
+def test_a_last_step_that_is_saved_already_is_not_saved_again(tmp_path: Path) -> None:
+    train(tmp_path, save_interval=10)
+    before = (tmp_path / "step_00000020").stat().st_ino
+    with pytest.warns(UserWarning, match="Nothing to train"):
+        train(tmp_path, resume_from=tmp_path, save_interval=10)
+    assert steps_in(tmp_path) == [10, 20]
+    assert (tmp_path / "step_00000020").stat().st_ino == before
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 8), ("max", 4)])
+def test_the_best_is_kept_and_named(tmp_path: Path, mode: str, best: int) -> None:
+    scores = {4: 5.0, 8: 1.0, 12: 3.0, 16: 4.0, 20: 2.0}
+    evaluation = EvaluationCallback(lambda model, step: {"score": scores[step]}, interval=4)
+    saving = CheckpointCallback(tmp_path, 4, max_checkpoints=1, monitor="eval/score", mode=mode)  # type: ignore[arg-type]
+    trainer = Trainer(
+        TinyModel(), make_config(), [saving, evaluation]
+    )  # the order in which they are given is no matter
+    trainer.train(TinySampler())
+    assert steps_in(tmp_path) == [best, 20]
+    record = json.loads((tmp_path / "best.json").read_text())
+    assert record == {"checkpoint": f"step_{best:08d}", "step": best, "eval/score": scores[best]}
+
+
+def test_the_best_survives_a_resume(tmp_path: Path) -> None:
+    scores: Mapping[int, float] = {4: 1.0, 8: 5.0, 12: 3.0, 16: 4.0, 20: 2.0}
+    for resume_from, total_steps in ((None, 8), (tmp_path, 20)):
+        trainer = Trainer(
+            TinyModel(),
+            make_config(total_steps=total_steps),
+            [
+                CheckpointCallback(tmp_path, 4, max_checkpoints=1, monitor="eval/score"),
+                EvaluationCallback(lambda model, step: {"score": scores[step]}, interval=4),
+            ],
+        )
+        trainer.train(TinySampler(), resume_from=resume_from)
+    assert steps_in(tmp_path) == [4, 20]
+
+
+def test_a_loss_can_be_monitored_and_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "a", monitor="error", save_interval=5)
+    assert json.loads((tmp_path / "a" / "best.json").read_text())["error"] > 0
+    with pytest.raises(ConfigError, match=r"cannot monitor 'eror'\. Did you mean 'error'"):
+        train(tmp_path / "b", monitor="eror", save_interval=5)
+
+
+def test_checkpoints_of_another_run_are_put_aside(tmp_path: Path) -> None:
+    train(tmp_path, save_interval=10)
+    with pytest.warns(UserWarning, match=r"held 2 checkpoints that are not of this run.*superseded_001"):
+        train(tmp_path, total_steps=5)
+    assert steps_in(tmp_path) == [5]
+    assert steps_in(tmp_path / "superseded_001") == [10, 20]
+
+
+def test_later_checkpoints_are_put_aside_when_an_earlier_one_is_resumed(tmp_path: Path) -> None:
+    train(tmp_path, save_interval=5, max_checkpoints=9)
+    with pytest.warns(UserWarning, match="held 2 checkpoints"):
+        train(tmp_path, total_steps=12, resume_from=tmp_path / "step_00000010", save_interval=5)
+    assert steps_in(tmp_path) == [5, 10, 12]
+
+
+def test_resuming_the_newest_puts_nothing_aside(tmp_path: Path) -> None:
+    train(tmp_path, total_steps=10, save_interval=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(tmp_path, resume_from=tmp_path, save_interval=5)
+    assert steps_in(tmp_path) == [10, 15, 20]
+
+
+def test_a_checkpoint_holds_the_state_of_callbacks_that_come_after_it(tmp_path: Path) -> None:
+    from worldline.training import EarlyStoppingCallback
+
+    trainer = Trainer(TinyModel(), make_config(log_interval=3), [CheckpointCallback(tmp_path), EarlyStoppingCallback()])
+    trainer.train(TinySampler(), num_steps=3)
+    saved = load_checkpoint(tmp_path).callbacks["EarlyStoppingCallback"]
+    assert saved["best_step"] == 3
+    assert saved["count"] == 0
+
+
+@pytest.mark.parametrize("settings", [{"max_checkpoints": 0}, {"save_interval": 0}, {"mode": "least"}])
+def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="CheckpointCallback needs"):
+        CheckpointCallback(**settings)  # type: ignore[arg-type]

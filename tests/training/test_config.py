@@ -1,0 +1,56 @@
+"""TrainingConfig: defaults of the documents, refusals, the learning rate."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from worldline.errors import ConfigError
+from worldline.training.config import TrainingConfig, learning_rate_at
+
+
+def test_the_documented_defaults() -> None:
+    config = TrainingConfig()
+    assert (config.total_steps, config.batch_size, config.sequence_length) == (100_000, 16, 50)
+    assert (config.learning_rate, config.weight_decay, config.grad_clip, config.warmup_steps) == (3e-4, 0.0, 100.0, 0)
+    assert (config.log_interval, config.eval_interval, config.save_interval) == (100, 1000, 10_000)
+    assert (config.device, config.seed, config.precision) == ("auto", 42, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("total_steps", 0),
+        ("total_steps", 1e5),
+        ("batch_size", True),
+        ("sequence_length", -1),
+        ("log_interval", 0),
+        ("warmup_steps", -1),
+        ("seed", -1),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("grad_clip", float("inf")),
+        ("weight_decay", -0.1),
+        ("precision", "fp8"),
+        ("device", ""),
+    ],
+)
+def test_impossible_values_name_the_setting(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be .*got"):
+        TrainingConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_learning_rate_rises_linearly_then_stays() -> None:
+    config = TrainingConfig(learning_rate=2.0, warmup_steps=4)
+    assert [learning_rate_at(config, step) for step in (1, 2, 3, 4, 5, 1000)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+
+def test_without_warmup_the_first_step_has_the_full_rate() -> None:
+    assert learning_rate_at(TrainingConfig(learning_rate=2.0), 1) == 2.0
+
+
+def test_the_configuration_does_not_import_torch() -> None:
+    code = "import sys, worldline.training.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
