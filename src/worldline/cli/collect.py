@@ -1,0 +1,147 @@
+"""`worldline collect`: record episodes of an environment into a data file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from worldline.cli.options import parse
+from worldline.errors import ConfigError, FileError
+
+if TYPE_CHECKING:
+    from worldline.data.buffer import ReplayBuffer
+    from worldline.envs.rows import RowEnv
+    from worldline.protocols import Policy
+
+RANDOM = "random"
+
+_DESCRIPTION = """\
+Record episodes of an environment into a data file.
+
+Examples:
+  worldline collect CartPole-v1 --episodes 500 --out cartpole.npz
+  worldline collect CartPole-v1 --episodes 100 --policy runs/cartpole --out expert.npz
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CollectOptions:
+    """Options of `worldline collect`."""
+
+    env: tyro.conf.Positional[str]
+    """A Gymnasium id, such as CartPole-v1."""
+    out: Path
+    """The file to write, ending in .npz."""
+    episodes: int = 100
+    """How many whole episodes to record."""
+    policy: Annotated[str, tyro.conf.arg(metavar="random|DIR")] = RANDOM
+    """Who acts: random, or the folder of a run or a saved model (which samples its actions)."""
+    seed: int = 0
+    """Episode i begins with this seed plus i; the policy's own noise is seeded too."""
+    num_envs: int = 32
+    """How many environments take their steps together."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    from worldline.cli.runs import make_folder
+    from worldline.cli.terminal import results
+
+    options = parse(CollectOptions, arguments, command="collect", description=_DESCRIPTION)
+    check_output(options.out, overwrite=options.overwrite)
+    make_folder(options.out.parent)
+    buffer = collect(
+        options.env,
+        policy=options.policy,
+        num_episodes=options.episodes,
+        seed=options.seed,
+        num_envs=options.num_envs,
+        label=f"Collecting {options.env}",
+    )
+    buffer.save(options.out)
+    returns = [float(episode.rewards.sum()) for episode in buffer.episodes()]
+    results.print(
+        f"Wrote {buffer.num_episodes:,} episodes, {buffer.num_transitions:,} steps, mean return "
+        f"{sum(returns) / len(returns):.1f} to {options.out}"
+    )
+
+
+def collect(
+    env_id: str, *, policy: str = RANDOM, num_episodes: int, seed: int = 0, num_envs: int = 32, label: str
+) -> ReplayBuffer:
+    """Return `num_episodes` whole episodes of `policy` ("random", or a folder) in a buffer.
+
+    Raises:
+        ConfigError: No such environment, or one that the policy was not trained for.
+        FileError: There is no model in the folder.
+    """
+    from worldline.cli.terminal import episode_progress
+    from worldline.data.buffer import ReplayBuffer
+    from worldline.envs.make import make_env
+    from worldline.evaluation.rollout import collect_episodes
+
+    env = make_env(env_id)
+    env.close()
+    spec = env.data_spec
+    actor = open_policy(policy, env)
+    with episode_progress(label, num_episodes) as on_episode:
+        episodes = collect_episodes(
+            lambda: make_env(env_id),
+            actor,
+            num_episodes=num_episodes,
+            seed=seed,
+            num_envs=num_envs,
+            on_episode=on_episode,
+        )
+    named = (dataclasses.replace(episode, meta={**episode.meta, "env": env_id}) for episode in episodes)
+    return ReplayBuffer.from_episodes(named, action_dim=spec.action_dim, action_sizes=spec.action_sizes)
+
+
+def open_policy(policy: str, env: RowEnv, *, device: str = "cpu") -> Policy:
+    """Return the random policy, or the model in the folder `policy`, for `env`.
+
+    Raises:
+        FileError: There is no model in the folder.
+        ConfigError: The model does not act, or was built for other observations or actions.
+    """
+    from worldline.cli.runs import saved_model
+    from worldline.config import to_dict
+    from worldline.create import load_model
+    from worldline.evaluation.rollout import RandomPolicy
+    from worldline.protocols import Policy
+
+    if policy == RANDOM:
+        return RandomPolicy(env.data_spec)
+    folder = saved_model(Path(policy).expanduser())
+    model = load_model(folder, device=device)
+    if not isinstance(model, Policy):
+        raise ConfigError(f"The model in {folder} ({model.family}) does not choose actions. Give one that does.")
+    built_for, needed = to_dict(model.config), to_dict(env.data_spec)
+    for name, what in (("obs_shape", "observations"), ("action_dim", "actions"), ("action_type", "actions")):
+        if name in built_for and built_for[name] != needed[name]:
+            raise ConfigError(
+                f"The model in {folder} has {name} {built_for[name]}, but the environment's {what} have "
+                f"{needed[name]}. Use the environment that it was trained for."
+            )
+    return model
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Check that a data file may be written to `path`, before anything is done for it.
+
+    Raises:
+        FileError: It is a folder, or there already.
+        ConfigError: Its name does not end in .npz.
+    """
+    if path.suffix != ".npz":
+        raise ConfigError(f"--out {path} must end in .npz, such as {path.with_suffix('.npz')}.")
+    if path.is_dir():
+        raise FileError(f"{path} is a folder. Give the name of a file with --out.")
+    if path.exists() and not overwrite:
+        raise FileError(f"{path} is there already. Add --overwrite to replace it, or choose another --out.")

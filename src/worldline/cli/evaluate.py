@@ -1,0 +1,135 @@
+"""`worldline eval`: run a trained model in an environment and hold it against random actions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from worldline.cli.collect import RANDOM, open_policy
+from worldline.cli.options import parse
+
+if TYPE_CHECKING:
+    from worldline.evaluation.rollout import EvaluationResult
+    from worldline.protocols import Policy
+
+_DESCRIPTION = """\
+Run a trained model in an environment and hold it against random actions.
+
+Examples:
+  worldline eval runs/cartpole --env CartPole-v1 --episodes 20
+  worldline eval runs/cartpole/final --env CartPole-v1 --json
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Options of `worldline eval`."""
+
+    model: tyro.conf.Positional[str]
+    """A run's folder (its final model or newest checkpoint is taken), a saved model's, or "random"."""
+    env: str
+    """A Gymnasium id, such as CartPole-v1."""
+    episodes: int = 20
+    """How many whole episodes to run."""
+    seed: int = 1_000_000
+    """Episode i begins with this seed plus i: far from those that worldline collect takes."""
+    stochastic: bool = False
+    """Sample actions instead of taking the most likely ones."""
+    device: str = "auto"
+    """Where the model runs: auto, cpu, cuda, mps."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    from worldline.cli.terminal import results
+    from worldline.envs.make import make_env
+
+    options = parse(EvalOptions, arguments, command="eval", description=_DESCRIPTION)
+    env = make_env(options.env)
+    env.close()
+    names = dict.fromkeys([options.model, RANDOM])
+    actors = {name: open_policy(name, env, device=options.device) for name in names}
+    measured = {
+        name: evaluate(
+            options.env,
+            actor,
+            num_episodes=options.episodes,
+            seed=options.seed,
+            deterministic=not options.stochastic,
+            label=f"Evaluating {name}",
+        )
+        for name, actor in actors.items()
+    }
+    if options.json:
+        print(json.dumps(_as_json(options, measured), indent=2))
+    else:
+        results.print(_as_table(options, measured))
+
+
+def evaluate(
+    env_id: str, actor: Policy, *, num_episodes: int, seed: int, deterministic: bool, label: str
+) -> EvaluationResult:
+    """Run `actor` in the environment with a progress bar."""
+    from worldline.cli.terminal import episode_progress
+    from worldline.envs.make import make_env
+    from worldline.evaluation.rollout import evaluate_policy
+
+    with episode_progress(label, num_episodes) as on_episode:
+        return evaluate_policy(
+            lambda: make_env(env_id),
+            actor,
+            num_episodes=num_episodes,
+            seed=seed,
+            deterministic=deterministic,
+            on_episode=on_episode,
+        )
+
+
+def interval_or_none(result: EvaluationResult) -> list[float] | None:
+    """Return the 95% interval of the mean as JSON knows it: None where a single episode has none."""
+    return list(result.interval95) if all(map(math.isfinite, result.interval95)) else None
+
+
+def _as_json(options: EvalOptions, measured: dict[str, EvaluationResult]) -> dict[str, Any]:
+    result = measured[options.model]
+    return {
+        "model": options.model,
+        "env": options.env,
+        "num_episodes": options.episodes,
+        "seed": options.seed,
+        "deterministic": not options.stochastic,
+        "return_mean": result.mean,
+        "return_std": result.std,
+        "return_interval95": interval_or_none(result),
+        "returns": list(result.returns),
+        "lengths": list(result.lengths),
+        "random_return_mean": measured[RANDOM].mean,
+    }
+
+
+def _as_table(options: EvalOptions, measured: dict[str, EvaluationResult]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"{options.env}, {options.episodes} episodes")
+    table.add_column("policy", overflow="fold")
+    for name in ("mean return", "std", "95% interval", "min", "max", "mean length"):
+        table.add_column(name, justify="right")
+    for name, result in measured.items():
+        interval = interval_or_none(result)
+        table.add_row(
+            name,
+            f"{result.mean:.1f}",
+            f"{result.std:.1f}",
+            f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "-",
+            f"{min(result.returns):.1f}",
+            f"{max(result.returns):.1f}",
+            f"{sum(result.lengths) / len(result.lengths):.1f}",
+        )
+    return table

@@ -1,0 +1,62 @@
+"""From a typed dataclass to command-line options, and from `--set key=value` to settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from worldline.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], arguments: Sequence[str], *, command: str, description: str, default: T | None = None) -> T:
+    """Return the options that `arguments` ask for; `--help` and wrong options end the program.
+
+    Args:
+        cls: A dataclass; its comments are the help texts.
+        arguments: What follows the command's name.
+        command: The command's name, for messages.
+        description: What `--help` says first.
+        default: Values of the options that are not given; None takes those of the class.
+    """
+    config = (tyro.conf.FlagCreatePairsOff,)
+    prog = f"worldline {command}"
+    if default is None:
+        return tyro.cli(cls, prog=prog, description=description, args=arguments, config=config)
+    return tyro.cli(cls, prog=prog, description=description, args=arguments, config=config, default=default)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that "key=value" pairs ask for; values are read as YAML, so `[1, 2]` is a list.
+
+    >>> parse_settings(["units=64", "eps=1e-8", "action_type=continuous"])
+    {'units': 64, 'eps': 1e-08, 'action_type': 'continuous'}
+
+    Raises:
+        ConfigError: A pair without "=", a value that is not YAML, or a key given twice.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set takes KEY=VALUE, such as --set units=64; got {pair!r}.")
+        if key in settings:
+            raise ConfigError(f"--set {key} is given twice. Give each setting once.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"The value of --set {pair} cannot be read: {error}") from error
+        settings[key] = _number(value) if isinstance(value, str) else value
+    return settings
+
+
+def _number(text: str) -> float | str:
+    """Return a number that YAML 1.1 takes for text (1e-8), or the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

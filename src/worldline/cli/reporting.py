@@ -1,0 +1,75 @@
+"""From what a run's folder holds to its report."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldline import __version__
+from worldline.cli import runs
+from worldline.cli.terminal import describe_duration
+from worldline.config import to_dict
+from worldline.report.axes import format_number
+from worldline.report.figures import learning_curves, settings_table
+from worldline.report.page import Page, Section, Tile, write
+
+
+def write_training_report(out: Path, config: runs.RunConfig) -> Path:
+    """Write the report of `worldline train` and return its path."""
+    metrics = runs.read_metrics(out)
+    tiles = [
+        Tile(label="Steps", value=f"{config.training.total_steps:,}", note=f"{config.training.precision}"),
+        Tile(
+            label="Data",
+            value=f"{config.data.num_transitions:,} steps",
+            note=f"{config.data.num_episodes:,} episodes of {Path(config.data.path).name}",
+        ),
+    ]
+    if metrics:
+        last = metrics[-1]
+        tiles.insert(
+            0, Tile(label="Loss", value=format_number(last["loss"]), note=f"step {last['step']:,.0f}", is_main=True)
+        )
+        speed = last.get("steps_per_second", 0.0)
+        if speed > 0:
+            left = describe_duration(config.training.total_steps / speed)
+            tiles.append(Tile(label="Speed", value=f"{format_number(round(speed, 2))} steps/s", note=f"{left} in all"))
+    page = Page(
+        title=f"{config.model}: {out.name}",
+        summary=f"Trained on {config.data.num_episodes:,} episodes.",
+        tiles=tiles,
+        sections=[*curves_section(metrics), configuration_section(config)],
+        footer=footer(),
+    )
+    return write(page, out / runs.REPORT)
+
+
+def curves_section(metrics: Sequence[Mapping[str, float]]) -> list[Section]:
+    """Return the learning curves, or nothing where nothing was logged."""
+    if not metrics:
+        return []
+    return [Section(title="Learning curves", figures=[learning_curves(metrics)])]
+
+
+def configuration_section(config: runs.RunConfig, more: Mapping[str, Any] | None = None) -> Section:
+    """Return all settings and versions of a run, and `more` under the name "Run"."""
+    data = {key: value for key, value in to_dict(config.data).items() if key != "sha256"}
+    run = {"command": config.command, "model": config.model, **(more or {})}
+    return Section(
+        title="Configuration",
+        tables=[
+            settings_table("Training", to_dict(config.training)),
+            settings_table("Run", run),
+            settings_table("Data", data),
+            settings_table("Environment", config.versions),
+            settings_table("All settings of the model", config.model_config, is_folded=True),
+        ],
+    )
+
+
+def footer() -> str:
+    """Return who wrote the report and when."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return f"Written by Worldline {__version__} on {now:%Y-%m-%d at %H:%M} UTC."

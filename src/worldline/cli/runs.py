@@ -1,0 +1,237 @@
+"""A run's folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `final/`, `report.html`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from worldline import __version__
+from worldline.config import from_dict, to_dict
+from worldline.errors import ConfigError, FileError
+from worldline.training.config import TrainingConfig
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+FINAL = "final"
+REPORT = "report.html"
+
+# Settings that a resumed run may change: they do not change a single number of what was begun.
+FREE_SETTINGS = ("total_steps", "log_interval", "eval_interval", "save_interval", "device")
+
+_MAX_CONFIG_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """The file that a run learns from, and how to recognise it."""
+
+    path: str
+    size: int  # bytes
+    sha256: str
+    num_episodes: int
+    num_transitions: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What `config.yaml` records: everything that a run depends on."""
+
+    model: str  # "family:size"
+    model_settings: dict[str, Any]  # what --set asked for
+    model_config: dict[str, Any]  # everything that the model was built with
+    training: TrainingConfig
+    data: DataFile
+    command: str
+    versions: dict[str, str]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    import gymnasium
+    import numpy as np
+    import torch
+
+    return {
+        "worldline": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "gymnasium": str(gymnasium.__version__),
+        "platform": platform.platform(),
+    }
+
+
+def check_folder(out: Path, *, resume: bool) -> None:
+    """Check that a run may write into `out`: new or empty, or one to resume.
+
+    Raises:
+        ConfigError: It holds something, and `resume` was not asked for.
+        FileError: It is a file, or `resume` was asked for and what it holds is not a run.
+    """
+    if out.exists() and not out.is_dir():
+        raise FileError(f"{out} is a file. Choose a folder with --out.")
+    if not _visible(out) or (resume and (out / CONFIG).is_file()):
+        return
+    if resume:
+        raise FileError(f"{out} is not empty, but has no {CONFIG}: it is not a run to resume. Choose another --out.")
+    hint = "Add --resume to go on with the run in it, or choose" if (out / CONFIG).is_file() else "Choose"
+    raise ConfigError(f"{out} is not empty. {hint} another folder with --out.")
+
+
+def write_config(out: Path, config: RunConfig) -> None:
+    """Write `config.yaml`, whole or not at all.
+
+    Raises:
+        FileError: The folder cannot be written.
+    """
+    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=100)
+    write_text(out / CONFIG, text)
+
+
+def read_config(out: Path) -> RunConfig:
+    """Read `config.yaml`.
+
+    Raises:
+        FileError: It is missing, or not what `write_config` wrote.
+    """
+    path = out / CONFIG
+    if not path.is_file():
+        raise FileError(f"{out} is not a run: it has no {CONFIG}. Give the folder that worldline train wrote.")
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise FileError(f"{path} has {path.stat().st_size} bytes; a configuration has fewer than {_MAX_CONFIG_BYTES}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} cannot be read: {error}. Restore it, or begin a new run.") from error
+    if not isinstance(values, dict):
+        raise FileError(f"{path} does not hold settings. Restore it, or begin a new run.")
+    try:
+        return from_dict(RunConfig, values, where=str(path))
+    except ConfigError as error:
+        raise FileError(f"{error} Restore the file, or begin a new run.") from error
+
+
+def check_resumed(saved: RunConfig, asked: RunConfig, *, out: Path) -> None:
+    """Check that the run that is asked for is the saved one, but for settings that may change.
+
+    Raises:
+        ConfigError: It is another one; the message has every difference.
+    """
+    before, now = to_dict(saved.training), to_dict(asked.training)
+    changes = [
+        f"{key} was {before[key]!r}, not {now[key]!r}"
+        for key in now
+        if key not in FREE_SETTINGS and before[key] != now[key]
+    ]
+    if saved.model != asked.model:
+        changes.append(f"the model was {saved.model}, not {asked.model}")
+    was, is_now = saved.model_config, asked.model_config
+    changes += [
+        f"the model's {key} was {was.get(key)!r}, not {is_now.get(key)!r}"
+        for key in {**was, **is_now}
+        if was.get(key) != is_now.get(key)
+    ]
+    if saved.data.sha256 != asked.data.sha256:
+        changes.append(
+            f"the data was {saved.data.path} ({saved.data.size:,} bytes), which {asked.data.path} differs from"
+        )
+    if changes:
+        raise ConfigError(
+            f"The run in {out} was begun differently: {'; '.join(changes)}. Resume it with what it was begun with, or "
+            "begin a new one in another --out."
+        )
+
+
+def saved_model(folder: Path) -> Path:
+    """Return the saved model that `folder` means: itself, or a run's final model or newest intact checkpoint.
+
+    Raises:
+        FileError: There is none.
+    """
+    from worldline.training.checkpoint import list_checkpoints, load_checkpoint
+
+    for candidate in (folder, folder / FINAL):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if list_checkpoints(folder / CHECKPOINTS):
+        newest = load_checkpoint(folder / CHECKPOINTS).path
+        assert newest is not None
+        return newest
+    found = "it has neither config.json nor final/ nor checkpoints/" if folder.is_dir() else "there is no such folder"
+    raise FileError(f"{folder} is neither a saved model nor a run: {found}. Give a folder that worldline train wrote.")
+
+
+def describe_data(path: Path, *, num_episodes: int, num_transitions: int) -> DataFile:
+    """Return what `config.yaml` records about a data file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return DataFile(
+        path=str(path),
+        size=path.stat().st_size,
+        sha256=digest.hexdigest(),
+        num_episodes=num_episodes,
+        num_transitions=num_transitions,
+    )
+
+
+def read_metrics(out: Path) -> list[dict[str, float]]:
+    """Return the lines of `metrics.jsonl`, without one that a kill cut short; none if there is no such file."""
+    path = out / METRICS
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, Mapping) and "step" in row:
+            rows.append({str(key): float(value) for key, value in row.items() if isinstance(value, int | float)})
+    return rows
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Raises:
+        FileError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"Cannot make the folder {path}: {error}. Choose one that you may write to.") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a kill, sees the old content or the new one.
+
+    Raises:
+        FileError: It cannot be written.
+    """
+    make_folder(path.parent)
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise FileError(f"Cannot write {path}: {error}. Choose a folder you may write to.") from error
+
+
+def _visible(folder: Path) -> bool:
+    """Whether `folder` holds anything; a killed write may have left a hidden file, which does not count."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())

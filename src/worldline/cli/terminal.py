@@ -1,0 +1,63 @@
+"""What the commands show: results on standard output, everything on the way to them on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from worldline.episode import Episode
+
+results = Console(highlight=False)
+progress = Console(stderr=True, highlight=False)
+
+
+@contextlib.contextmanager
+def episode_progress(label: str, num_episodes: int) -> Iterator[Callable[[Episode], None]]:
+    """Show a bar for `num_episodes` and yield what `collect_episodes` calls with each of them."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    total_return, num_done = 0.0, 0
+    with Progress(*columns, console=progress) as bar:
+        task = bar.add_task(label, total=num_episodes, note="")
+
+        def on_episode(episode: Episode) -> None:
+            nonlocal total_return, num_done
+            total_return += float(episode.rewards.sum())
+            num_done += 1
+            bar.update(task, advance=1, note=f"mean return {total_return / num_done:.1f}")
+
+        yield on_episode
+
+
+def describe_duration(seconds: float) -> str:
+    """Write a duration as people say it.
+
+    >>> describe_duration(4.26), describe_duration(75), describe_duration(372), describe_duration(8100)
+    ('4.3 s', '75 s', '6.2 min', '2.2 h')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def describe_interval(interval: tuple[float, float]) -> str:
+    """Write a 95% confidence interval; that of a single episode is infinite and not worth writing.
+
+    >>> describe_interval((371.2, 453.0))
+    '95% interval 371.2 to 453.0'
+    """
+    if not all(map(math.isfinite, interval)):
+        return "one episode has no interval"
+    return f"95% interval {interval[0]:.1f} to {interval[1]:.1f}"

@@ -1,0 +1,167 @@
+"""`worldline train`: train a model on a data file, into a run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from worldline.cli import runs
+from worldline.cli.options import parse, parse_settings
+from worldline.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from worldline.data.buffer import ReplayBuffer
+    from worldline.episode import DataSpec
+    from worldline.models.base import Model
+    from worldline.training.callbacks import Callback
+
+_DESCRIPTION = """\
+Train a model on a data file. The folder --out gets config.yaml, metrics.jsonl, checkpoints/, final/ and report.html.
+
+Examples:
+  worldline train dreamerv3:size1m --data cartpole.npz --out runs/a --total-steps 1000
+  worldline train dreamerv3:size1m --data cartpole.npz --out runs/b --set units=128 --set entropy_scale=1e-3
+  worldline train dreamerv3:size1m --data cartpole.npz --out runs/a --total-steps 2000 --resume
+
+A run that was stopped, or killed, goes on with the same command and --resume, and ends with the same weights as if
+nothing had happened. Options that are not given again are those of its config.yaml.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of `worldline train`."""
+
+    model: tyro.conf.Positional[str]
+    """FAMILY:SIZE, such as dreamerv3:size1m (worldline inspect models lists them), or a saved model's folder."""
+    data: Path
+    """The data file to learn from, as worldline collect writes it."""
+    out: Path
+    """The run's folder."""
+    resume: bool = False
+    """Go on with the run in --out, if there is one."""
+    settings: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
+    """A setting of the model other than its size gives; may be given several times."""
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainingConfig)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    from worldline.cli.reporting import write_training_report
+    from worldline.cli.terminal import progress, results
+    from worldline.data.buffer import ReplayBuffer
+
+    options, settings = _parse(arguments)
+    runs.check_folder(options.out, resume=options.resume)
+    buffer = ReplayBuffer.load(options.data)
+    run = TrainingRun(
+        model=options.model,
+        settings=settings,
+        training=options.training,
+        data=options.data,
+        out=options.out,
+        command=f"worldline train {shlex.join(arguments)}",
+    )
+    model, config = run.begin(buffer, resume=options.resume)
+    parameters = num_trained(model)
+    progress.print(f"{options.model}: {parameters:,} parameters; {options.data}: {buffer.num_transitions:,} steps")
+    run.train(model, buffer)
+    report = write_training_report(options.out, config)
+    results.print(f"Trained for {options.training.total_steps:,} steps. Model: {options.out / runs.FINAL}")
+    results.print(f"Report: {report}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A training run in a folder: what `worldline train` and `worldline demo` share."""
+
+    model: str  # "family:size", or a folder
+    settings: Mapping[str, Any]  # of the model, beyond its size and what the data says
+    training: TrainingConfig
+    data: Path
+    out: Path
+    command: str
+
+    def begin(self, buffer: ReplayBuffer, *, resume: bool) -> tuple[Model, runs.RunConfig]:
+        """Build the model, and write `config.yaml`, or check it if it is there.
+
+        Raises:
+            ConfigError: The model or a setting is unknown, or the run in the folder was begun differently.
+        """
+        from worldline.config import to_dict
+
+        model = build_model(self.model, buffer.spec, self.settings, seed=self.training.seed)
+        config = runs.RunConfig(
+            model=self.model,
+            model_settings=dict(self.settings),
+            model_config=to_dict(model.config),
+            training=self.training,
+            data=runs.describe_data(
+                self.data, num_episodes=buffer.num_episodes, num_transitions=buffer.num_transitions
+            ),
+            command=self.command,
+            versions=runs.versions(),
+        )
+        if resume and (self.out / runs.CONFIG).is_file():
+            runs.check_resumed(runs.read_config(self.out), config, out=self.out)
+        runs.write_config(self.out, config)
+        return model, config
+
+    def train(self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = ()) -> None:
+        """Train from the newest checkpoint there is, and save the final model."""
+        from worldline.training.callbacks import CheckpointCallback, LoggingCallback, ProgressCallback
+        from worldline.training.checkpoint import list_checkpoints
+        from worldline.training.trainer import Trainer
+
+        checkpoints = self.out / runs.CHECKPOINTS
+        trainer = Trainer(
+            model,
+            self.training,
+            [ProgressCallback(), LoggingCallback(self.out), CheckpointCallback(checkpoints), *callbacks],
+        )
+        trainer.train(buffer, resume_from=checkpoints if list_checkpoints(checkpoints) else None)
+        model.save_pretrained(self.out / runs.FINAL)
+
+
+def num_trained(model: Model) -> int:
+    """Return the number of parameters that training changes by gradients: without copies such as a slow critic."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed: int) -> Model:
+    """Build the model `name` for data of `spec`, its weights drawn under `seed`; a folder is loaded instead.
+
+    Raises:
+        ConfigError: The family, the size or a setting is unknown, or a saved model does not fit the data.
+        FileError: `name` is a folder without a saved model.
+    """
+    from worldline.create import create_model
+    from worldline.seeding import isolated
+
+    given: dict[str, Any] = {
+        "obs_shape": spec.obs_shape,
+        "action_dim": spec.action_dim,
+        "action_type": spec.action_type,
+    }
+    if spec.action_type == "multi_discrete":
+        given["action_sizes"] = spec.action_sizes
+    with isolated(seed):
+        return create_model(name, **{**given, **settings})
+
+
+def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
+    """Return the options and the model's settings; what a resumed run is not given again is in its `config.yaml`."""
+    options = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION)
+    settings = parse_settings(options.settings)
+    if not (options.resume and (options.out / runs.CONFIG).is_file()):
+        return options, settings
+    saved = runs.read_config(options.out)
+    # A default of True would make tyro offer --no-resume instead of the --resume that was given.
+    default = dataclasses.replace(options, settings=(), training=saved.training, resume=False)
+    resumed = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION, default=default)
+    return resumed, {**saved.model_settings, **settings}

@@ -1,0 +1,156 @@
+"""What a run has to show, as figures and tables: from plain numbers to what `page.py` lays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldline.episode import Array
+from worldline.report.axes import format_number
+from worldline.report.page import Figure, Table
+from worldline.report.svg import LineChart, Series
+
+_NOT_LOSSES = {"step", "learning_rate", "steps_per_second", "data_wait"}
+_MAX_CURVES = 24
+_SMALL: dict[str, Any] = {"width": 260, "height": 170}
+
+
+def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Return one small chart per metric over optimiser steps.
+
+    Args:
+        rows: Lines of `metrics.jsonl`, each with "step"; a metric may be missing from some of them.
+    """
+    names = dict.fromkeys(name for row in rows for name in row if name not in _NOT_LOSSES)
+    charts = []
+    for name in sorted(names, key=lambda name: name != "loss")[:_MAX_CURVES]:  # "loss" first, the others as they come
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        line = Series(name=name, x=[step for step, _ in points], y=[value for _, value in points])
+        charts.append(LineChart(title=_readable(name), series=[line], x_label="optimiser step", **_SMALL))
+    left_out = len(names) - len(charts)
+    note = f" {left_out} more are in metrics.jsonl." if left_out > 0 else ""
+    return Figure(charts=charts, caption=f"Each point is one logged step.{note}")
+
+
+def returns_by_rank(groups: Mapping[str, Sequence[float]]) -> Figure:
+    """Return the episodes' returns of each group (policy), sorted from worst to best; the first is coloured."""
+    series = [
+        Series(
+            name=name,
+            x=list(range(1, len(returns) + 1)),
+            y=sorted(returns),
+            color="series-1" if index == 0 else "muted",
+            is_dashed=index > 0,
+        )
+        for index, (name, returns) in enumerate(groups.items())
+    ]
+    chart = LineChart(
+        title="Return of each episode, sorted",
+        series=series,
+        x_label="episode, from worst to best",
+        y_label="return",
+        width=860,
+        height=280,
+    )
+    return Figure(charts=[chart])
+
+
+def open_loop_curves(
+    model: Sequence[float],
+    copy: Sequence[float],
+    *,
+    model_normalised: Sequence[float],
+    copy_normalised: Sequence[float],
+) -> Figure:
+    """Return two charts of error over the horizon 1 .. H: in raw units, and in variances of each component."""
+    horizons = list(range(1, len(model) + 1))
+
+    def chart(title: str, y_label: str, ours: Sequence[float], theirs: Sequence[float]) -> LineChart:
+        return LineChart(
+            title=title,
+            series=[
+                Series(name="world model", x=horizons, y=ours),
+                Series(name="copy the last observation", x=horizons, y=theirs, color="muted", is_dashed=True),
+            ],
+            x_label="steps imagined ahead",
+            y_label=y_label,
+            is_log=True,
+            width=480,
+            height=310,
+        )
+
+    return Figure(
+        charts=[
+            chart("Mean squared error", "squared error (log)", model, copy),
+            chart("Relative to the variance of the data", "error / variance (log)", model_normalised, copy_normalised),
+        ],
+        caption="Lower is better. On the right every component counts the same, and 1 is as good as guessing the mean.",
+    )
+
+
+def trajectories(actual: Array, imagined: Array, *, names: Sequence[str]) -> list[Figure]:
+    """Return one figure per window, with one small chart per observation component.
+
+    Args:
+        actual: `[N, C + H, D]`, what happened.
+        imagined: `[N, H, D]`, what the model imagined after the first C rows.
+        names: What the D components are called; as many of them are drawn.
+    """
+    context = actual.shape[1] - imagined.shape[1]
+    figures = []
+    for number, (real, dream) in enumerate(zip(actual, imagined, strict=True), start=1):
+        charts = []
+        for component, name in enumerate(names):
+            joined = [
+                float(real[context - 1, component]),
+                *dream[:, component].tolist(),
+            ]  # begins where it branches off
+            series = [
+                Series(name="real", x=list(range(len(real))), y=real[:, component].tolist(), color="true"),
+                Series(name="imagined", x=list(range(context - 1, len(real))), y=joined, is_dashed=True),
+            ]
+            charts.append(
+                LineChart(
+                    title=f"Window {number}: {name}",
+                    series=series,
+                    x_label="step of the window",
+                    marker=(context - 1, ""),
+                    **(_SMALL | {"height": 190}),
+                )
+            )
+        figures.append(Figure(charts=charts))
+    return figures
+
+
+def settings_table(title: str, settings: Mapping[str, Any], *, is_folded: bool = False) -> Table:
+    """Return names and values of a configuration."""
+    rows = [(name, _written(value)) for name, value in settings.items()]
+    return Table(title=title, header=("Setting", "Value"), rows=rows, is_folded=is_folded)
+
+
+def horizon_table(model: Sequence[float], copy: Sequence[float], num_windows: Sequence[int]) -> Table:
+    """Return the numbers behind `open_loop_curves`, folded."""
+    rows = [
+        (str(horizon), f"{ours:.4g}", f"{theirs:.4g}", f"{ours / theirs:.3f}" if theirs else "", f"{count:,}")
+        for horizon, (ours, theirs, count) in enumerate(zip(model, copy, num_windows, strict=True), start=1)
+    ]
+    header = ("Steps ahead", "World model", "Copy", "Ratio", "Windows")
+    return Table(title="The numbers", header=header, rows=rows, is_folded=True)
+
+
+def _readable(name: str) -> str:
+    return name.replace("_", " ").replace("/", ": ")
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return format_number(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_written(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_written(item)}" for key, item in value.items()) or "none"
+    return str(value)

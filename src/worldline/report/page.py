@@ -1,0 +1,89 @@
+"""The page: what it says, in what order, and how it becomes one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from worldline.errors import FileError
+from worldline.report.svg import LineChart, line_chart
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A number that the reader shall see first."""
+
+    label: str
+    value: str
+    note: str = ""
+    is_main: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One chart, or several small ones, each under its own title."""
+
+    charts: Sequence[LineChart]
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of text under a header; `is_folded` hides it behind its title until it is asked for."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    is_folded: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading, a few sentences, figures, tables."""
+
+    title: str
+    text: str = ""
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page:
+    """Everything that a report says."""
+
+    title: str
+    summary: str
+    tiles: Sequence[Tile]
+    sections: Sequence[Section]
+    footer: str = ""
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML with its styles and charts inside: no script, and no reference to anything outside."""
+    environment = Environment(
+        loader=PackageLoader("worldline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(page=page, line_chart=line_chart) + "\n"
+
+
+def write(page: Page, path: str | os.PathLike[str]) -> Path:
+    """Render the page into the file `path` and return it.
+
+    Raises:
+        FileError: The file cannot be written.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(render(page), encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"Cannot write the report {target}: {error}. Choose a folder you may write to.") from error
+    return target
