@@ -33,67 +33,67 @@ class Windows:
         self._shift = self._first_rows - (self._ends - starts)  # [E] from the number of a start to its row
         self.num_starts = int(self._ends[-1])
         self._is_padded = bool((store.steps + 1 < seq_len).any())
-        self._columns = [_Windowed(name, column, seq_len) for name, column in store.columns.items()]
+        item_rows = 1 if self._is_padded else seq_len
+        self._columns = [_Windowed(name, column, item_rows, seq_len) for name, column in store.columns.items()]
         self._block_key: tuple[int, int, int] | None = None
         self._block = np.empty((0, 0), dtype=np.int64)
 
     def draw(self, batch_size: int, *, seed: int, step: int) -> Array:
-        """Return the numbers `[B]` of the starts that belong to `step`, for `gather`."""
+        """Return the B starts that belong to `step`, for `gather`."""
         block_steps = max(1, min(_BLOCK_STEPS, _BLOCK_NUMBERS // batch_size))
         block, row = divmod(step, block_steps)
         key = (seed, block, batch_size)
         if key != self._block_key:
             generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, block))))
             numbers = (generator.random((block_steps, batch_size)) * self.num_starts).astype(np.int64)
-            self._block = numbers if self._is_padded else self._rows(numbers)
+            self._block = self.locate(numbers)
             self._block_key = key
         drawn: Array = self._block[row]
         return drawn
 
+    def locate(self, numbers: Array) -> Array:
+        """Return what `gather` needs of starts with these numbers, each from 0 to `num_starts - 1`: their rows.
+
+        Where windows are padded it is the numbers themselves, because `gather` then needs the episodes as well.
+        """
+        if self._is_padded:
+            return numbers
+        rows: Array = numbers + self._shift[np.searchsorted(self._ends, numbers, side="right")]
+        return rows
+
     def gather(self, drawn: Array) -> dict[str, Array]:
         """Return windows `[B, T, ...]` of every column, zero where they are padded."""
         if not self._is_padded:
-            return {
-                column.name: column.windows[drawn].view(column.dtype).reshape(-1, *column.shape)
-                for column in self._columns
-            }
+            return {column.name: column.gather(drawn) for column in self._columns}
         episodes = np.searchsorted(self._ends, drawn, side="right")
         rows = (drawn + self._shift[episodes])[:, None] + np.arange(self.seq_len)
         last_rows = self._last_rows[episodes][:, None]
         padding = rows > last_rows
-        np.minimum(rows, last_rows, out=rows)
-        windows = {
-            column.name: column.rows[rows].view(column.dtype).reshape(-1, *column.shape) for column in self._columns
-        }
+        windows = {column.name: column.gather(np.minimum(rows, last_rows)) for column in self._columns}
         for window in windows.values():
             window[padding] = 0
         return windows
 
-    def _rows(self, numbers: Array) -> Array:
-        rows: Array = numbers + self._shift[np.searchsorted(self._ends, numbers, side="right")]
-        return rows
-
 
 class _Windowed:
-    """A column `[rows, *shape]` seen as single opaque items, rows or whole windows, which overlap.
+    """A column `[rows, *shape]` seen as opaque items of one or several rows each, which overlap.
 
     NumPy copies an opaque item in one `memcpy`, which takes half the time of a gather of `[T, *shape]` windows whose
     elements it walks through.
     """
 
-    def __init__(self, name: str, column: Array, seq_len: int) -> None:
+    def __init__(self, name: str, column: Array, item_rows: int, seq_len: int) -> None:
         self.name = name
-        self.dtype = column.dtype
-        self.shape = (seq_len, *column.shape[1:])
-        self.rows = _items(column, 1)
-        self.windows = _items(column, seq_len)
+        self._dtype = column.dtype
+        self._shape = (-1, seq_len, *column.shape[1:])
+        row_bytes = column.strides[0]
+        self._items: Array = np.ndarray(
+            (len(column) - item_rows + 1,),
+            dtype=np.dtype((np.void, item_rows * row_bytes)),
+            buffer=column,
+            strides=(row_bytes,),
+        )
 
-
-def _items(column: Array, length: int) -> Array:
-    """Return `[rows - length + 1]` overlapping items of `length` rows each, without a copy."""
-    row_bytes = column.strides[0]
-    count = max(0, len(column) - length + 1)
-    items: Array = np.ndarray(
-        (count,), dtype=np.dtype((np.void, length * row_bytes)), buffer=column, strides=(row_bytes,)
-    )
-    return items
+    def gather(self, items: Array) -> Array:
+        """Return windows `[B, T, *shape]` from items `[B]` of T rows, or `[B, T]` of one row."""
+        return self._items[items].view(self._dtype).reshape(self._shape)

@@ -1,0 +1,111 @@
+"""Order and uniformity of what is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldline.data.buffer import ReplayBuffer
+from worldline.data.windows import Windows
+
+
+def make_buffer(lengths: list[int], capacity: int = 10_000) -> ReplayBuffer:
+    """Return a buffer whose observations number the rows of all episodes."""
+    buffer = ReplayBuffer(capacity, (1,), 1)
+    start = 0
+    for steps in lengths:
+        numbers = np.arange(start, start + steps + 1, dtype=np.float32)[:, None]
+        buffer.add_episode(numbers[:-1], numbers[:-1], numbers[:-1, 0], terminated=True, final_obs=numbers[-1])
+        start += steps + 1
+    return buffer
+
+
+@pytest.mark.parametrize("seq_len", [1, 4, 9])
+def test_every_start_is_equally_likely(seq_len: int) -> None:
+    """Chi-square over all starts; lengths above, at and below the window, so that nine rows pad some."""
+    lengths = [20, 3, 8, 1, 13, 9]
+    buffer = make_buffer(lengths)
+    first_rows = np.cumsum([0, *[steps + 1 for steps in lengths[:-1]]])
+    starts = [
+        first + offset
+        for first, steps in zip(first_rows, lengths, strict=True)
+        for offset in range(max(1, steps + 2 - seq_len))
+    ]
+    drawn = np.concatenate([np.asarray(buffer.sample(64, seq_len).obs[:, 0, 0]) for _ in range(400)]).astype(int)
+    values, counts = np.unique(drawn, return_counts=True)
+    assert values.tolist() == starts
+    expected = len(drawn) / len(starts)
+    freedom = len(starts) - 1
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert abs(chi_square - freedom) < 4 * np.sqrt(2 * freedom)  # mean and four standard deviations
+
+
+def test_episodes_are_drawn_in_proportion_to_their_starts() -> None:
+    """A sampler that is uniform over episodes would draw the short one half of the time."""
+    buffer = make_buffer([999, 9])
+    share = np.mean(np.asarray(buffer.sample(1000, 10).obs[:, 0, 0]) >= 1000)
+    assert share < 0.02
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**40),
+    step=st.integers(0, 1000),
+    before=st.lists(st.tuples(st.integers(1, 2000), st.integers(1, 12)), max_size=5),
+    batch_size=st.sampled_from([1, 16, 2000]),
+)
+def test_order_depends_on_seed_and_step_alone(
+    seed: int, step: int, before: list[tuple[int, int]], batch_size: int
+) -> None:
+    fresh, used = make_buffer([20, 3, 30]), make_buffer([20, 3, 30])
+    for other_size, other_len in before:
+        used.sample(other_size, other_len)
+    fresh.seek(seed=seed, step=step)
+    used.seek(seed=seed, step=step)
+    for _ in range(3):
+        assert (fresh.sample(batch_size, 5).obs == used.sample(batch_size, 5).obs).all()
+
+
+def test_each_step_follows_the_one_before() -> None:
+    buffer = make_buffer([200])
+    buffer.seek(seed=7, step=60)
+    in_a_row = [buffer.sample(4, 5).obs for _ in range(10)]  # across the end of a block of 64 steps
+    for offset, expected in enumerate(in_a_row):
+        buffer.seek(seed=7, step=60 + offset)
+        assert (buffer.sample(4, 5).obs == expected).all()
+    assert len({tuple(obs[:, 0, 0].tolist()) for obs in in_a_row}) == 10, "no two steps may be alike"
+
+
+def test_seeds_differ() -> None:
+    buffer = make_buffer([1000])
+    firsts = []
+    for seed in range(5):
+        buffer.seek(seed=seed, step=0)
+        firsts.append(tuple(buffer.sample(8, 2).obs[:, 0, 0].tolist()))
+    assert len(set(firsts)) == 5
+
+
+def test_order_does_not_depend_on_where_episodes_lie() -> None:
+    """A buffer that has gone round and one that was just filled hold the same episodes, and draw the same."""
+    round_and_round = make_buffer([5, 7, 9, 4, 8, 6, 9, 3, 8], capacity=20)
+    fresh = ReplayBuffer.from_episodes(round_and_round.episodes(), action_dim=1)
+    assert round_and_round.num_episodes == fresh.num_episodes < 9
+    for _ in range(70):
+        assert (round_and_round.sample(8, 4).obs == fresh.sample(8, 4).obs).all()
+
+
+def test_adding_data_reaches_the_very_next_batch() -> None:
+    buffer = make_buffer([5])
+    buffer.sample(4, 2)
+    buffer.add_episode(np.full((1000, 1), 77), np.zeros(1000), np.zeros(1000), truncated=True)
+    assert (buffer.sample(64, 2).obs == 77).float().mean() > 0.9
+
+
+def test_windows_belong_to_one_version_of_the_store() -> None:
+    buffer = make_buffer([5])
+    assert buffer._store is not None
+    windows = Windows(buffer._store, 2)
+    buffer.add_episode(np.zeros((2, 1)), np.zeros(2), np.zeros(2), truncated=True)
+    assert windows.version != buffer._store.version
