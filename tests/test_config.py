@@ -40,6 +40,8 @@ class Outer:
     scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
     names: list[str] = dataclasses.field(default_factory=list)
     folder: Path = Path("runs")
+    pair: tuple = ()
+    items: list = dataclasses.field(default_factory=list)
     anything: Any = None
     num_built: int = dataclasses.field(default=7, init=False)
 
@@ -125,6 +127,11 @@ def test_missing_fields_are_named():
 def test_wrong_values_are_refused(settings: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         make(**settings)
+
+
+def test_types_without_arguments_take_anything_inside():
+    config = make(pair=[1, "a"], items=(None, 2))
+    assert (config.pair, config.items) == ((1, "a"), [None, 2])
 
 
 def test_infinity_is_a_float():

@@ -28,7 +28,7 @@ from worldline.protocols import ParamGroup
 
 _FORMAT = "worldline-model"
 _VERSION = 1
-_MAX_CONFIG_BYTES = 1 << 20
+_MAX_CONFIG_BYTES = 1 << 16  # usual are some thousand; it also bounds how many observations can be named
 _MAX_HEADER_BYTES = 1 << 22  # some 40,000 tensors
 _CHUNK_BYTES = 1 << 20
 
