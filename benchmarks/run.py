@@ -1,6 +1,6 @@
 """Run every `bench_*.py` here and write its results and the tables of README.md.
 
-Each benchmark is a program of its own that prints one JSON object as the last line of its output:
+Each benchmark is a program of its own that prints one JSON object, and nothing after it:
 `{"name": ..., "rows": [{column: value, ...}, ...], "environment": {...}}`. It runs on one thread, alone in its
 process, so that no benchmark sees what another allocated, imported or warmed up.
 
@@ -60,17 +60,18 @@ def run(name: str, program: Path) -> bool:
 
 
 def parse(output: str) -> dict[str, Any]:
-    """Return the JSON object in the last line of a benchmark's output.
+    """Return the JSON object that a benchmark's output ends with.
 
     Raises:
-        ValueError: There is none, or it lacks a name or rows.
+        ValueError: There is none, or it lacks a name, rows or environment.
     """
-    lines = output.strip().splitlines()
-    if not lines:
-        raise ValueError("it printed nothing; its last line must be a JSON object")
-    result = json.loads(lines[-1])
-    if not isinstance(result, dict) or not {"name", "rows", "environment"} <= result.keys():
-        raise ValueError("the JSON object in its last line must have name, rows and environment")
+    lines = output.splitlines()
+    start = next((number for number, line in enumerate(lines) if line.startswith("{")), None)
+    if start is None:
+        raise ValueError("its output has no JSON object")
+    result: dict[str, Any] = json.loads("\n".join(lines[start:]))
+    if missing := sorted({"name", "rows", "environment"} - result.keys()):
+        raise ValueError(f"its JSON object lacks {', '.join(missing)}")
     return result
 
 

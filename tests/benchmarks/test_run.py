@@ -50,7 +50,9 @@ def test_results_and_tables(runner: ModuleType, tmp_path: Path):
     assert (tmp_path / "README.md").read_text().count("### replay") == 1
 
 
-@pytest.mark.parametrize("code", ["raise SystemExit(3)", "", "print('no json')", "print('{}')", "print('[1]')"])
+@pytest.mark.parametrize(
+    "code", ["raise SystemExit(3)", "", "print('no json')", "print('{}')", "print('[1]')", "print('{')"]
+)
 def test_a_failed_benchmark_is_named_and_the_others_run(
     runner: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str
 ):
@@ -59,6 +61,11 @@ def test_a_failed_benchmark_is_named_and_the_others_run(
     assert runner.main() == 1
     assert "failed: a\n" in capsys.readouterr().err
     assert "### b" in (tmp_path / "README.md").read_text()
+
+
+def test_the_object_may_take_many_lines(runner: ModuleType):
+    result = {"name": "a", "rows": [], "environment": {"torch": "2"}}
+    assert runner.parse("a note\n" + json.dumps(result, indent=2) + "\n") == result
 
 
 def test_names_choose(runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
