@@ -119,7 +119,7 @@ def _columns(buffer: ReplayBuffer, episodes: Sequence[Episode]) -> Table:
 
 
 def _run(path: Path) -> list[Table]:
-    config = runs.read_config(path)
+    config = runs.read_config(path / runs.CONFIG, runs.RunConfig)
     metrics = runs.read_metrics(path)
     summary = _table(str(path), "", "")
     summary.show_header = False

@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -17,6 +17,8 @@ from worldline import __version__
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError, FileError
 from worldline.training.config import TrainingConfig
+
+T = TypeVar("T")
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -71,8 +73,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_folder(out: Path, *, resume: bool) -> None:
-    """Check that a run may write into `out`: new or empty, or one to resume.
+def check_folder(out: Path, *, resume: bool, config: str = CONFIG) -> None:
+    """Check that a run may write into `out`: new or empty, or one to resume, which has the file `config`.
 
     Raises:
         ConfigError: It holds something, and `resume` was not asked for.
@@ -80,33 +82,34 @@ def check_folder(out: Path, *, resume: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise FileError(f"{out} is a file. Choose a folder with --out.")
-    if not _visible(out) or (resume and (out / CONFIG).is_file()):
+    is_run = (out / config).is_file()
+    if not _holds_anything(out) or (resume and is_run):
         return
     if resume:
-        raise FileError(f"{out} is not empty, but has no {CONFIG}: it is not a run to resume. Choose another --out.")
-    hint = "Add --resume to go on with the run in it, or choose" if (out / CONFIG).is_file() else "Choose"
+        raise FileError(f"{out} is not empty, but has no {config}: there is no run to resume. Choose another --out.")
+    hint = "Add --resume to go on with the run in it, or choose" if is_run else "Choose"
     raise ConfigError(f"{out} is not empty. {hint} another folder with --out.")
 
 
-def write_config(out: Path, config: RunConfig) -> None:
-    """Write `config.yaml`, whole or not at all.
+def write_config(path: Path, config: Any) -> None:
+    """Write a configuration as YAML, whole or not at all.
 
     Raises:
         FileError: The folder cannot be written.
     """
-    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=100)
-    write_text(out / CONFIG, text)
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=100))
 
 
-def read_config(out: Path) -> RunConfig:
-    """Read `config.yaml`.
+def read_config(path: Path, cls: type[T]) -> T:
+    """Read what `write_config` wrote, as the dataclass `cls`.
 
     Raises:
-        FileError: It is missing, or not what `write_config` wrote.
+        FileError: It is missing, or not such a configuration.
     """
-    path = out / CONFIG
     if not path.is_file():
-        raise FileError(f"{out} is not a run: it has no {CONFIG}. Give the folder that worldline train wrote.")
+        raise FileError(
+            f"{path.parent} is not a run: it has no {path.name}. Give the folder that worldline train wrote."
+        )
     if path.stat().st_size > _MAX_CONFIG_BYTES:
         raise FileError(f"{path} has {path.stat().st_size} bytes; a configuration has fewer than {_MAX_CONFIG_BYTES}.")
     try:
@@ -116,7 +119,7 @@ def read_config(out: Path) -> RunConfig:
     if not isinstance(values, dict):
         raise FileError(f"{path} does not hold settings. Restore it, or begin a new run.")
     try:
-        return from_dict(RunConfig, values, where=str(path))
+        return from_dict(cls, values, where=str(path))
     except ConfigError as error:
         raise FileError(f"{error} Restore the file, or begin a new run.") from error
 
@@ -232,6 +235,6 @@ def write_text(path: Path, text: str) -> None:
         raise FileError(f"Cannot write {path}: {error}. Choose a folder you may write to.") from error
 
 
-def _visible(folder: Path) -> bool:
+def _holds_anything(folder: Path) -> bool:
     """Whether `folder` holds anything; a killed write may have left a hidden file, which does not count."""
     return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())

@@ -108,8 +108,8 @@ class TrainingRun:
             versions=runs.versions(),
         )
         if resume and (self.out / runs.CONFIG).is_file():
-            runs.check_resumed(runs.read_config(self.out), config, out=self.out)
-        runs.write_config(self.out, config)
+            runs.check_resumed(runs.read_config(self.out / runs.CONFIG, runs.RunConfig), config, out=self.out)
+        runs.write_config(self.out / runs.CONFIG, config)
         return model, config
 
     def train(self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = ()) -> None:
@@ -160,7 +160,7 @@ def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
     settings = parse_settings(options.settings)
     if not (options.resume and (options.out / runs.CONFIG).is_file()):
         return options, settings
-    saved = runs.read_config(options.out)
+    saved = runs.read_config(options.out / runs.CONFIG, runs.RunConfig)
     # A default of True would make tyro offer --no-resume instead of the --resume that was given.
     default = dataclasses.replace(options, settings=(), training=saved.training, resume=False)
     resumed = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION, default=default)

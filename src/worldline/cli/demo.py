@@ -1,0 +1,249 @@
+"""`worldline demo`: collect random episodes, learn from them alone, show how well it worked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from worldline.cli import runs
+from worldline.cli.options import parse, parse_settings
+from worldline.config import to_dict
+from worldline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from worldline.cli.demo_report import DemoResult
+    from worldline.cli.train import TrainingRun
+    from worldline.data.buffer import ReplayBuffer
+    from worldline.evaluation.openloop import OpenLoopError
+    from worldline.evaluation.rollout import EvaluationResult
+    from worldline.models.base import WorldModel
+
+DATA = "data.npz"
+DEMO_CONFIG = "demo.yaml"
+SUMMARY = "summary.json"
+
+# Demos of different seeds share no episode: demo s collects from s * 1,000,000 on, and evaluates half a million later.
+_SEED_STRIDE = 1_000_000
+_EVALUATION_OFFSET = 500_000
+
+_DESCRIPTION = """\
+Collect random episodes of an environment, train a world model on them alone, and evaluate the policy that it learnt in
+imagination in the real environment. Writes summary.json and report.html.
+
+Examples:
+  worldline demo
+  worldline demo --seed 1 --out runs/demo1
+  worldline demo --resume
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Everything that the demo's result depends on."""
+
+    env: str = "CartPole-v1"
+    """A Gymnasium id."""
+    num_episodes: int = 1000
+    """How many random episodes to collect."""
+    held_out: float = 0.1
+    """Fraction of them that is kept from training, to measure predictions on."""
+    model: str = "dreamerv3:size1m"
+    """FAMILY:SIZE of a world model."""
+    settings: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
+    """A setting of the model other than its size gives; may be given several times."""
+    total_steps: int = 1000
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Windows in a batch."""
+    sequence_length: int = 32
+    """Rows of a window."""
+    learning_rate: float = 4e-4
+    """Peak learning rate."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises to its peak."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the loss; weights stay float32."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    num_threads: int = 0
+    """Threads of a tensor operation on the CPU; 0 lets torch decide."""
+    eval_episodes: int = 20
+    """Episodes to evaluate each policy in."""
+    context: int = 5
+    """Rows that the model observes before it predicts."""
+    horizon: int = 15
+    """Steps that it predicts."""
+    num_windows: int = 512
+    """Held-out windows to predict."""
+    log_interval: int = 20
+    """Steps between two lines of the log."""
+    save_interval: int = 100
+    """Steps between two checkpoints."""
+    seed: int = 0
+    """Of everything."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Options of `worldline demo`."""
+
+    out: Path = Path("runs/demo")
+    """The folder to write."""
+    resume: bool = False
+    """Go on with the demo in --out, if there is one."""
+    config: Annotated[DemoConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=DemoConfig)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    from worldline.cli.demo_report import print_result, write_report
+
+    options = _parse(arguments)
+    result = run_demo(
+        options.config, options.out, resume=options.resume, command=f"worldline demo {shlex.join(arguments)}".strip()
+    )
+    report = write_report(result, options.out)
+    runs.write_text(options.out / SUMMARY, json.dumps(result.summary(), indent=2) + "\n")
+    print_result(result, summary=options.out / SUMMARY, report=report)
+
+
+def run_demo(config: DemoConfig, out: Path, *, resume: bool, command: str) -> DemoResult:
+    """Collect, train and measure in the folder `out`; what is done already is not done again.
+
+    Raises:
+        ConfigError: A setting cannot be used, or the demo in the folder was begun differently.
+        FileError: The folder cannot be used.
+    """
+    import torch
+
+    from worldline.cli.clock import TrainingClock
+    from worldline.cli.demo_report import DemoResult
+    from worldline.models.base import WorldModel
+
+    began = time.perf_counter()
+    run = _training_run(config, out, command)
+    _check_folder(config, out, resume=resume)
+    if config.num_threads > 0:
+        torch.set_num_threads(config.num_threads)
+    buffer = _collected(config, out)
+    train_data, test_data = buffer.split(config.held_out, seed=config.seed)
+    model, run_config = run.begin(buffer, resume=resume)
+    if not isinstance(model, WorldModel):
+        raise ConfigError(f"The demo needs a world model; {config.model} is none. Use dreamerv3:size1m.")
+    clock = TrainingClock()
+    run.train(model, train_data, [clock])
+    learnt, random = _evaluated(config, model, buffer)
+    return DemoResult(
+        config=config,
+        run_config=run_config,
+        buffer=buffer,
+        num_training_episodes=train_data.num_episodes,
+        num_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        learnt=learnt,
+        random=random,
+        open_loop=_predicted(config, model, test_data),
+        train_seconds=clock.seconds,
+        total_seconds=time.perf_counter() - began,
+    )
+
+
+def _parse(arguments: Sequence[str]) -> DemoOptions:
+    """Return the options; those of a resumed demo that are not given again come from its `demo.yaml`."""
+    options = parse(DemoOptions, arguments, command="demo", description=_DESCRIPTION)
+    if not (options.resume and (options.out / DEMO_CONFIG).is_file()):
+        return options
+    saved = runs.read_config(options.out / DEMO_CONFIG, DemoConfig)
+    default = dataclasses.replace(options, resume=False, config=dataclasses.replace(saved, settings=()))
+    asked = parse(DemoOptions, arguments, command="demo", description=_DESCRIPTION, default=default).config
+    config = dataclasses.replace(asked, settings=asked.settings or saved.settings)
+    return dataclasses.replace(options, config=config)
+
+
+def _training_run(config: DemoConfig, out: Path, command: str) -> TrainingRun:
+    from worldline.cli.train import TrainingRun
+    from worldline.config import from_dict
+    from worldline.training.config import TrainingConfig
+
+    shared = {field.name for field in dataclasses.fields(TrainingConfig)}
+    values = {name: value for name, value in to_dict(config).items() if name in shared}
+    return TrainingRun(
+        model=config.model,
+        settings=parse_settings(config.settings),
+        training=from_dict(TrainingConfig, values),
+        data=out / DATA,
+        out=out,
+        command=command,
+    )
+
+
+def _check_folder(config: DemoConfig, out: Path, *, resume: bool) -> None:
+    """Check that the demo may be run in `out`, and note its settings there."""
+    runs.check_folder(out, resume=resume, config=DEMO_CONFIG)
+    if (out / DEMO_CONFIG).is_file():
+        before, now = to_dict(runs.read_config(out / DEMO_CONFIG, DemoConfig)), to_dict(config)
+        free = {*runs.FREE_SETTINGS, "num_threads", "eval_episodes"}
+        if changes := [
+            f"{key} was {before[key]!r}, not {now[key]!r}" for key in now if before[key] != now[key] and key not in free
+        ]:
+            raise ConfigError(
+                f"The demo in {out} was begun differently: {'; '.join(changes)}. Leave these options out, or choose "
+                "another --out."
+            )
+    runs.write_config(out / DEMO_CONFIG, config)
+
+
+def _collected(config: DemoConfig, out: Path) -> ReplayBuffer:
+    """Return the random episodes, collected now unless the file is there."""
+    from worldline.cli.collect import collect
+    from worldline.data.buffer import ReplayBuffer
+
+    path = out / DATA
+    if not path.is_file():
+        collected = collect(
+            config.env,
+            num_episodes=config.num_episodes,
+            seed=config.seed * _SEED_STRIDE,
+            label=f"Collecting random episodes of {config.env}",
+        )
+        collected.save(path)
+    return ReplayBuffer.load(path)
+
+
+def _evaluated(
+    config: DemoConfig, model: WorldModel, buffer: ReplayBuffer
+) -> tuple[EvaluationResult, EvaluationResult]:
+    """Return what the learnt and a random policy achieve in the same environments."""
+    from worldline.cli.evaluate import evaluate
+    from worldline.evaluation.rollout import RandomPolicy
+
+    learnt, random = (
+        evaluate(
+            config.env,
+            policy,
+            num_episodes=config.eval_episodes,
+            seed=config.seed * _SEED_STRIDE + _EVALUATION_OFFSET,
+            deterministic=True,
+            label=f"Evaluating the {name} policy",
+        )
+        for name, policy in (("learnt", model), ("random", RandomPolicy(buffer.spec)))
+    )
+    return learnt, random
+
+
+def _predicted(config: DemoConfig, model: WorldModel, test_data: ReplayBuffer) -> OpenLoopError:
+    """Return the open-loop error on windows of the held-out episodes."""
+    from worldline.evaluation.openloop import open_loop_error
+
+    test_data.seek(seed=config.seed, step=0)
+    device = next(model.parameters()).device
+    windows = test_data.sample(config.num_windows, config.context + config.horizon, device)
+    return open_loop_error(
+        model, [windows], context=config.context, horizon=config.horizon, num_examples=3, seed=config.seed
+    )
