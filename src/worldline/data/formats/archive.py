@@ -30,6 +30,7 @@ PIECE_BYTES = 4 << 20  # what is read and checked at once
 _MAX_DIRECTORY_BYTES = 256 << 10  # about 3,000 members
 _MAX_HEADER_BYTES = 4096  # of a `.npy` header; NumPy writes 128
 _MAX_FORTRAN_BYTES = 32 << 20  # column-major arrays are read whole
+_MAX_ELEMENTS = 1 << 50
 _LOCAL_HEADER_BYTES = 30  # without the name
 _ENCRYPTED = 0x1
 _DAMAGED = "It is damaged or was made to do harm. Restore it from a copy, or write it again."
@@ -238,9 +239,9 @@ class Archive:
 
 
 def _open(path: Path) -> IO[bytes]:
+    if path.exists() and not path.is_file():
+        raise FileError(f"{path} is {'a folder' if path.is_dir() else 'a device'}; expected an .npz file.")
     try:
-        if path.exists() and not path.is_file():
-            raise FileError(f"{path} is not a file, but {'a folder' if path.is_dir() else 'a device'}. Name a file.")
         return path.open("rb")
     except FileNotFoundError as error:
         folder = path.parent
@@ -250,7 +251,7 @@ def _open(path: Path) -> IO[bytes]:
         hint = nearest(path.name, names) if names else f"The folder {folder} has no {path.suffix or 'such'} files."
         raise FileError(f"{path} does not exist. {hint}") from error
     except OSError as error:
-        raise FileError(f"{path} cannot be opened: {error.strerror}. Expected an .npz file.") from error
+        raise FileError(f"{path} cannot be opened: {error.strerror}. Check that you may read it.") from error
 
 
 def _check_end(file: IO[bytes], size: int, path: Path) -> int:
@@ -320,12 +321,10 @@ def _parse_header(header: bytes) -> tuple[Any, bool, tuple[int, ...]]:
     if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
         raise ValueError("its header has other fields than descr, fortran_order and shape")
     shape, is_fortran = fields["shape"], fields["fortran_order"]
-    if (
-        not isinstance(shape, tuple)
-        or len(shape) > 32
-        or not all(type(size) is int and 0 <= size < 1 << 48 for size in shape)
-    ):
+    if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError("its shape is not a tuple of sizes")
+    if math.prod(shape) > _MAX_ELEMENTS:
+        raise ValueError("its shape has more elements than any memory")
     if not isinstance(is_fortran, bool):
         raise ValueError("fortran_order is neither True nor False")
     return fields["descr"], is_fortran, shape
