@@ -1,0 +1,109 @@
+"""The page is well-formed, self-contained and escapes what it is given."""
+
+import html.parser
+import re
+
+import pytest
+
+from worldline.errors import FileError
+from worldline.report.figures import learning_curves
+from worldline.report.page import Figure, Page, Section, Table, Tile, render, write
+from worldline.report.svg import LineChart, Series
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+CHART = LineChart(title="Loss", series=[Series(name="loss", x=[1, 2], y=[2, 1])])
+PAGE = Page(
+    title="A <b>run</b> & more",
+    summary='It said "hello".',
+    tiles=[Tile(label="Loss", value="1.5", note="step 2", is_main=True), Tile(label="Steps", value="2")],
+    sections=[
+        Section(
+            title="Curves",
+            text="Two of them.",
+            figures=[Figure(charts=[CHART, CHART], caption="Both."), Figure(charts=[CHART])],
+        ),
+        Section(
+            title="Settings",
+            tables=[
+                Table(title="Open", header=("a", "b"), rows=[("<script>", "2")]),
+                Table(title="Folded", header=("c",), rows=[("3",)], is_folded=True),
+            ],
+        ),
+    ],
+    footer="The end.",
+)
+
+
+class Balance(html.parser.HTMLParser):
+    """Fails where a tag closes that is not open."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+def assert_is_sound(text):
+    """The page is well-formed and asks for nothing outside itself."""
+    parser = Balance()
+    parser.feed(text)
+    parser.close()
+    assert parser.stack == []
+    assert not {"script", "link", "img", "iframe", "object"} & set(parser.tags)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|src=|href=", text)
+    return parser.tags
+
+
+def test_page_is_well_formed_and_self_contained():
+    tags = assert_is_sound(render(PAGE))
+    assert tags.count("svg") == 3
+    assert tags.count("table") == 2
+    assert tags.count("details") == 1
+
+
+def test_text_is_escaped():
+    text = render(PAGE)
+    assert "A &lt;b&gt;run&lt;/b&gt; &amp; more" in text
+    assert "&lt;script&gt;" in text
+
+
+def test_dark_and_light_are_both_there():
+    text = render(PAGE)
+    assert "prefers-color-scheme: dark" in text
+    names = set(re.findall(r"var\((--[\w-]+)\)", text)) - {"--c"}
+    light, dark = text.split("prefers-color-scheme", 1)
+    for name in names:
+        assert f"{name}:" in light
+        assert f"{name}:" in dark
+
+
+def test_every_class_of_a_chart_has_a_style():
+    text = render(PAGE)
+    css = text[: text.index("</style>")]
+    used = {name for group in re.findall(r'class="([^"]+)"', text) for name in group.split()}
+    for name in used - {"panel", "series-1"}:
+        assert f".{name}" in css, name
+
+
+def test_write_and_a_folder_that_cannot_be_written(tmp_path):
+    path = write(PAGE, tmp_path / "deep" / "report.html")
+    assert path.read_text(encoding="utf-8") == render(PAGE)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="may write to"):
+        write(PAGE, tmp_path / "file" / "report.html")
+
+
+def test_hostile_metric_names_stay_text():
+    figure = learning_curves([{"step": 1, "loss": 1.0, "<img src=x>": 2.0}, {"step": 2, "loss": 0.5}])
+    page = Page(title="t", summary="s", tiles=[], sections=[Section(title="c", figures=[figure])])
+    assert "<img" not in render(page)

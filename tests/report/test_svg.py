@@ -1,0 +1,96 @@
+"""The lines of a chart are where the numbers say."""
+
+import math
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from worldline.report.svg import LineChart, Series, line_chart
+
+# Without labels and legend the plot spans x from 52 to 640 - 14 = 626 and y from 320 - 24 = 296 up to 10.
+LEFT, RIGHT, BOTTOM, TOP = 52.0, 626.0, 296.0, 10.0
+
+
+def draw(*series, **settings):
+    return ET.fromstring(line_chart(LineChart(title="A < B & C", series=series, **settings)))
+
+
+def of_class(root, tag, name):
+    return [element for element in root.iter(tag) if name in element.get("class", "").split()]
+
+
+def points(element):
+    return [tuple(map(float, pair.split(","))) for pair in element.get("points").split()]
+
+
+def test_points_are_where_the_numbers_say():
+    root = draw(Series(name="a", x=[0, 5, 10], y=[0, 100, 50]))
+    (line,) = of_class(root, "polyline", "line")
+    middle = (LEFT + RIGHT) / 2
+    assert points(line) == [(LEFT, BOTTOM), (middle, TOP), (RIGHT, (BOTTOM + TOP) / 2)]
+
+
+def test_log_scale():
+    root = draw(Series(name="a", x=[0, 1, 2], y=[0.001, 0.1, 10.0]), is_log=True)
+    (line,) = of_class(root, "polyline", "line")
+    assert [y for _, y in points(line)] == pytest.approx([BOTTOM, (BOTTOM + TOP) / 2, TOP])
+
+
+def test_numbers_without_a_place_leave_gaps():
+    y = [1.0, 2.0, math.nan, 3.0, 4.0, math.inf, 5.0]
+    root = draw(Series(name="a", x=list(range(7)), y=y))
+    assert [len(points(line)) for line in of_class(root, "polyline", "line")] == [2, 2]
+    logarithmic = draw(Series(name="a", x=[0, 1, 2, 3], y=[1.0, 2.0, 0.0, -1.0]), is_log=True)
+    assert [len(points(line)) for line in of_class(logarithmic, "polyline", "line")] == [2]
+
+
+def test_a_single_point_is_a_dot_and_no_point_says_so():
+    root = draw(Series(name="a", x=[3], y=[4.0]))
+    assert len(of_class(root, "circle", "dot")) == 1
+    empty = draw(Series(name="a", x=[], y=[]))
+    assert "no data" in "".join(empty.itertext())
+
+
+def test_band_surrounds_its_line():
+    root = draw(Series(name="a", x=[0, 1], y=[5, 5], band=([0, 0], [10, 10])))
+    (band,) = of_class(root, "polygon", "band")
+    assert points(band) == [(LEFT, TOP), (RIGHT, TOP), (RIGHT, BOTTOM), (LEFT, BOTTOM)]
+
+
+def test_legend_only_where_lines_must_be_told_apart():
+    one = Series(name="alpha", x=[0, 1], y=[0, 1])
+    two = Series(name="beta", x=[0, 1], y=[1, 0], color="muted", is_dashed=True)
+    assert of_class(draw(one), "text", "legend") == []
+    root = draw(one, two)
+    assert [text.text for text in of_class(root, "text", "legend")] == ["alpha", "beta"]
+    assert len(of_class(root, "polyline", "dashed")) == 1
+    assert of_class(draw(one, two, has_legend=False), "text", "legend") == []
+
+
+def test_title_labels_and_marker_are_escaped_text():
+    root = draw(Series(name="<a>", x=[0, 1], y=[0, 1]), x_label="x & y", y_label="y < z", marker=(0.5, "here & now"))
+    texts = list(root.itertext())
+    assert root.get("aria-label") == "A < B & C"
+    assert {"A < B & C", "x & y", "y < z", "here & now"} <= set(texts)
+    assert "<a> at 1: 1" in texts
+    (marker,) = of_class(root, "line", "marker")
+    left, right = (float(of_class(root, "line", "grid")[0].get(name)) for name in ("x1", "x2"))
+    assert float(marker.get("x1")) == pytest.approx((left + right) / 2)
+
+
+def test_long_lines_are_thinned_to_means():
+    root = draw(Series(name="a", x=list(range(1000)), y=[0.0, 2.0, 1.0, 1.0] * 250))
+    (line,) = of_class(root, "polyline", "line")
+    assert len(points(line)) == 334  # of three points each
+    assert of_class(root, "circle", "hover") == []
+
+
+def test_short_lines_tell_their_values():
+    root = draw(Series(name="a", x=[1, 2], y=[3.5, 1500]))
+    titles = [circle.find("title").text for circle in of_class(root, "circle", "hover")]
+    assert titles == ["a at 1: 3.5", "a at 2: 1,500"]
+
+
+def test_lengths_must_agree():
+    with pytest.raises(AssertionError, match="lengths"):
+        Series(name="a", x=[1, 2], y=[1])
