@@ -122,7 +122,12 @@ def edit_config(**changes: object) -> None:
         ({"width": "8"}, ConfigError, "width must be int"),
         ({"width": 9}, DataError, "'encoder.weight' is torch.float32 of shape"),
         ({"width": 1 << 22}, DataError, "'encoder.weight' is torch.float32 of shape"),
-        ({"width": 1 << 44}, ConfigError, r"saved.config.json describes a model that cannot be built: .*overflow"),
+        ({"width": 1 << 44}, DataError, r"saved.config.json does not describe the model that was saved: .*overflow"),
+        (
+            {"num_layers": 10**9},
+            DataError,
+            r"saved.config.json does not describe .*: more parameters than the 9 tensors",
+        ),
         ({"obs_shape": [1 << 30, 1 << 10]}, DataError, "'encoder.weight' is torch.float32 of shape"),
     ],
 )

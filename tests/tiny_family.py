@@ -20,6 +20,7 @@ class TinyConfig:
     obs_shape: tuple[int, ...]
     action_dim: int
     width: int = 8
+    num_layers: int = 0  # between the encoder and the state
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -47,6 +48,9 @@ class Tiny(WorldModel):
         super().__init__(config)
         num_obs = math.prod(config.obs_shape)
         self.encoder = nn.Linear(num_obs, config.width)
+        self.layers = nn.Sequential()
+        for _ in range(config.num_layers):
+            self.layers.append(nn.Linear(config.width, config.width))
         self.dynamics = nn.Linear(config.width + config.action_dim, config.width)
         self.decoder = nn.Linear(config.width, num_obs)
         self.reward = nn.Linear(config.width, 1)
@@ -61,7 +65,8 @@ class Tiny(WorldModel):
         return {"loss": loss, "reward": loss.detach()}
 
     def encode(self, obs: Obs) -> TinyState:
-        return TinyState(self.encoder(obs.flatten(-len(self.config.obs_shape)).float() * self.scale))
+        flat = obs.flatten(-len(self.config.obs_shape)).float() * self.scale
+        return TinyState(self.layers(self.encoder(flat)))
 
     def observe(self, batch: Batch) -> TinyState:
         return self.encode(batch.obs)

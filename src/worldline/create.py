@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from worldline import registry
 from worldline.config import from_dict
 from worldline.device import resolve_device
-from worldline.errors import ConfigError, FileError, nearest
+from worldline.errors import ConfigError, DataError, FileError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -103,9 +103,7 @@ def saved_path(model: str | os.PathLike[str]) -> Path | None:
 
 
 def _load(path: Path, *, device: str | torch.device, settings: Mapping[str, Any], adapt: Adapt | None) -> Model:
-    import torch
-
-    from worldline.models.base import check_tensors, load_weights, read_pretrained
+    from worldline.models.base import build_outline, check_tensors, load_weights, read_pretrained
 
     place = resolve_device(device)
     saved = read_pretrained(path)
@@ -116,12 +114,11 @@ def _load(path: Path, *, device: str | torch.device, settings: Mapping[str, Any]
     if asked != config:
         raise ConfigError(f"The model saved in {path} has other settings than those given. Load it without settings.")
     model_class = _model_class(family, adapt)
-    # The shapes are checked before any memory is taken for them: the file may claim what it likes.
+    # The shapes are compared before any memory is taken for them: the file may claim what it likes.
     try:
-        with torch.device("meta"):
-            outline = model_class(config)
-    except RuntimeError as error:  # sizes beyond what can be counted
-        raise ConfigError(f"{path}/config.json describes a model that cannot be built: {error}.") from error
+        outline = build_outline(lambda: model_class(config), num_tensors=len(saved.tensors))
+    except DataError as error:
+        raise DataError(f"{path}/config.json does not describe the model that was saved: {error}.") from error
     check_tensors(outline, saved.tensors, where=f"{path}/model.safetensors")
     model = model_class(config)
     load_weights(model, saved.tensors, where=f"{path}/model.safetensors")

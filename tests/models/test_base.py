@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from tiny_family import Tiny, TinyConfig, make_batch
 from worldline.errors import DataError, FileError
-from worldline.models.base import Model, WorldModel, check_tensors, load_weights, read_pretrained
+from worldline.models.base import Model, WorldModel, build_outline, check_tensors, load_weights, read_pretrained
 from worldline.protocols import Policy, Trainable
 
 
@@ -66,7 +66,7 @@ def test_save_and_read_are_inverse(model: Tiny, saved: Path):
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
     read = read_pretrained(saved)
     assert read.family == "tiny"
-    assert read.config == {"obs_shape": [4], "action_dim": 2, "width": 8}
+    assert read.config == {"obs_shape": [4], "action_dim": 2, "width": 8, "num_layers": 0}
     assert read.tensors.keys() == model.state_dict().keys()
     other = Tiny(TinyConfig(obs_shape=(4,), action_dim=2))
     load_weights(other, read.tensors, where="here")
@@ -247,6 +247,16 @@ def test_half_precision_weights_load(model: Tiny):
         model, {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}, where=""
     )
     assert model.encoder.weight.dtype == torch.float32
+
+
+def test_an_outline_takes_no_memory_and_leaves_no_hook():
+    config = TinyConfig(obs_shape=(1 << 30,), action_dim=2, num_layers=3)
+    outline = build_outline(lambda: Tiny(config), num_tensors=15)
+    assert {tensor.device.type for tensor in outline.state_dict().values()} == {"meta"}
+    many = TinyConfig(obs_shape=(4,), action_dim=2, num_layers=100)
+    with pytest.raises(DataError, match="more parameters than the 15 tensors that were saved"):
+        build_outline(lambda: Tiny(many), num_tensors=15)
+    assert len(Tiny(many).layers) == 100
 
 
 def test_check_tensors_needs_no_memory(model: Tiny):

@@ -14,17 +14,20 @@ import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from worldline.batch import Batch, Obs
 from worldline.config import to_dict
 from worldline.errors import DataError, FileError, shown
 from worldline.protocols import ParamGroup
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 _FORMAT = "worldline-model"
 _VERSION = 1
@@ -167,6 +170,33 @@ def read_pretrained(path: str | os.PathLike[str]) -> Pretrained:
     except OSError as error:
         raise error if isinstance(error, FileError) else FileError(f"Cannot read {weights}: {error}.") from error
     return Pretrained(family=document["family"], config=document["config"], tensors=tensors)
+
+
+def build_outline(build: Callable[[], ModelT], *, num_tensors: int) -> ModelT:
+    """Return `build()` on the meta device: a model with shapes, without memory for them.
+
+    A configuration can ask for any size, and for any number of layers: a model that is to receive `num_tensors` tensors
+    is given up as soon as it has far more.
+
+    Raises:
+        DataError: It does, or its sizes are beyond what can be counted.
+    """
+    num_registered = 0
+
+    def count(_module: nn.Module, _name: str, _parameter: nn.Parameter | None) -> None:
+        nonlocal num_registered
+        num_registered += 1
+        if num_registered > 2 * num_tensors + 16:  # some modules register a parameter twice, or None
+            raise DataError(f"more parameters than the {num_tensors} tensors that were saved")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return build()
+    except RuntimeError as error:
+        raise DataError(str(error)) from error
+    finally:
+        counting.remove()
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
