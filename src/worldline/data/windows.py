@@ -85,7 +85,7 @@ class _Windowed:
     def __init__(self, name: str, column: Array, item_rows: int, seq_len: int) -> None:
         self.name = name
         self._dtype = column.dtype
-        self._shape = (-1, seq_len, *column.shape[1:])
+        self._shape = (seq_len, *column.shape[1:])
         row_bytes = column.strides[0]
         self._items: Array = np.ndarray(
             (len(column) - item_rows + 1,),
@@ -96,4 +96,6 @@ class _Windowed:
 
     def gather(self, items: Array) -> Array:
         """Return windows `[B, T, *shape]` from items `[B]` of T rows, or `[B, T]` of one row."""
-        return self._items[items].view(self._dtype).reshape(self._shape)
+        # The constructor is quicker than view and reshape, and the memory is as new.
+        windows: Array = np.ndarray((len(items), *self._shape), self._dtype, self._items[items])
+        return windows
