@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,6 @@ def test_what_is_set_aside_is_numbered(tmp_path: Path) -> None:
         folder = files.set_aside([tmp_path / "a"])
         assert folder == tmp_path / f"superseded_{number:03d}"
         assert (folder / "a").read_text() == str(number)
+    shutil.rmtree(tmp_path / "superseded_001")
+    (tmp_path / "a").touch()
+    assert files.set_aside([tmp_path / "a"]) == tmp_path / "superseded_001"

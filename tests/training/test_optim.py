@@ -352,6 +352,17 @@ def test_impossible_groups_are_refused() -> None:
         build(model, good)
 
 
+@pytest.mark.parametrize("algorithm", ["adamw", "laprop"])
+def test_double_precision_is_clipped_too(algorithm: str) -> None:
+    model = nn.ParameterList([torch.ones(2, dtype=torch.float64)])
+    params = list(model.parameters())
+    optimizer = build(model, ParamGroup(name="all", params=params, algorithm=algorithm), grad_clip=1.0)  # type: ignore[arg-type]
+    assert params[0].grad is not None
+    params[0].grad.copy_(torch.tensor([3.0, 4.0]))
+    one_step(optimizer, 0.1)
+    torch.testing.assert_close(params[0].grad, torch.tensor([0.6, 0.8], dtype=torch.float64), rtol=1e-6, atol=0)
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = net()
     frozen = model[0].weight

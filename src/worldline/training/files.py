@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def set_aside(paths: list[Path]) -> Path | None:
     if not paths:
         return None
     parent = paths[0].parent
-    number = 1 + len(list(parent.glob("superseded_*")))
-    folder = parent / f"superseded_{number:03d}"
+    folders = (parent / f"superseded_{number:03d}" for number in itertools.count(1))
+    folder = next(folder for folder in folders if not folder.exists())
     folder.mkdir()
     for path in paths:
         path.rename(folder / path.name)

@@ -176,7 +176,7 @@ class AdamWGroup(FlatGroup):
             eps=self.settings.eps,
             amsgrad=False,
             maximize=False,
-            grad_scale=divisor,
+            grad_scale=None if divisor is None else divisor.float(),  # the kernel reads float32, whatever it updates
         )
 
 

@@ -85,6 +85,33 @@ def test_a_loss_can_be_monitored_and_an_unknown_name_is_refused(tmp_path: Path) 
         train(tmp_path / "b", monitor="eror", save_interval=5)
 
 
+def test_two_callbacks_keep_to_their_own_folders_over_two_calls(tmp_path: Path) -> None:
+    callbacks = [CheckpointCallback(tmp_path / "a", 5), CheckpointCallback(tmp_path / "b", 10)]
+    trainer = Trainer(TinyModel(), make_config(), callbacks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.train(TinySampler(), num_steps=10)
+        trainer.train(TinySampler())
+    assert (steps_in(tmp_path / "a"), steps_in(tmp_path / "b")) == ([10, 15, 20], [10, 20])
+
+
+def test_a_callback_that_is_used_for_a_second_run_saves_its_end_too(tmp_path: Path) -> None:
+    callback = CheckpointCallback(tmp_path, 50)
+    Trainer(TinyModel(), make_config(), [callback]).train(TinySampler())
+    with pytest.warns(UserWarning, match="held 1 checkpoints"):
+        Trainer(TinyModel(), make_config(), [callback]).train(TinySampler())
+    assert steps_in(tmp_path) == [20]
+    assert steps_in(tmp_path / "superseded_001") == [20]
+
+
+def test_a_folder_by_another_name_is_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(Path("c"), save_interval=10)
+    with pytest.warns(UserWarning, match="Nothing to train"):
+        train(Path("c"), resume_from=tmp_path / "c", save_interval=10)
+    assert steps_in(tmp_path / "c") == [10, 20]
+
+
 def test_checkpoints_of_another_run_are_put_aside(tmp_path: Path) -> None:
     train(tmp_path, save_interval=10)
     with pytest.warns(UserWarning, match=r"held 2 checkpoints that are not of this run.*superseded_001"):

@@ -58,16 +58,22 @@ class CheckpointCallback(Callback):
         self.mode = mode
         self.best_step: int | None = None
         self.best_value: float | None = None
+        self._saved_step: int | None = None  # the newest checkpoint here that is of this run
         self._metrics: dict[str, float] = {}
         self._losses: Mapping[str, Tensor] = {}
 
     def on_train_begin(self) -> None:
         """Put away what does not belong to this run."""
         remove_unfinished(self.output_dir)
-        last = self.trainer.last_checkpoint
-        is_continued = last is not None and last.parent.resolve() == self.output_dir.resolve()
+        if self.trainer.step == 0:
+            self._saved_step = None  # a new run, if the callback has seen another one
+        resumed = self.trainer.last_checkpoint
+        if resumed is not None and resumed.parent.resolve() == self.output_dir.resolve():
+            self._saved_step = step_of(resumed)
         stale = [
-            path for path in list_checkpoints(self.output_dir) if not is_continued or step_of(path) > self.trainer.step
+            path
+            for path in list_checkpoints(self.output_dir)
+            if self._saved_step is None or step_of(path) > self.trainer.step
         ]
         if folder := set_aside(stale):
             warnings.warn(
@@ -87,9 +93,7 @@ class CheckpointCallback(Callback):
 
     def on_train_end(self) -> None:
         """Save the last step, unless it is saved or training failed."""
-        last = self.trainer.last_checkpoint
-        is_saved = last is not None and last == self.output_dir / f"step_{self.trainer.step:08d}"
-        if self.trainer.status != "failed" and not is_saved and self.trainer.step > 0:
+        if self.trainer.status != "failed" and self.trainer.step not in (0, self._saved_step):
             self._save()
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,6 +108,7 @@ class CheckpointCallback(Callback):
         self._judge()
         path = save_checkpoint(self.output_dir, self.trainer.capture(), self.trainer.model)
         self.trainer.last_checkpoint = path
+        self._saved_step = self.trainer.step
         best = None if self.best_step is None else self.output_dir / f"step_{self.best_step:08d}"
         if best is not None:
             record = {"checkpoint": best.name, "step": self.best_step, self.monitor: self.best_value}
