@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from worldline.ops.linear import block_linear, linear
+from worldline.ops.norm import rms_norm_silu
 
 # What a standard normal cut at two deviations must be multiplied by to have unit deviation.
 _TRUNCATED_STD = 1.1368
@@ -50,8 +50,8 @@ class BlockLinear(nn.Module):
         return block_linear(x, self.weight, self.bias)
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + 1e-4) * scale over the last dimension (Zhang & Sennrich 2019), computed in float32."""
+class NormSiLU(nn.Module):
+    """RMSNorm (Zhang & Sennrich 2019) with a scale and epsilon 1e-4, then SiLU; computed in float32."""
 
     eps = 1e-4
 
@@ -60,8 +60,8 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `[..., D]`."""
-        return F.rms_norm(x.float(), self.scale.shape, self.scale, self.eps).to(x.dtype)
+        """Map `[..., D]` to the same shape in float32."""
+        return rms_norm_silu(x, self.scale, self.eps)
 
 
 class Dense(nn.Module):
@@ -70,11 +70,12 @@ class Dense(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.linear = Linear(in_features, out_features)
-        self.norm = RMSNorm(out_features)
+        self.norm = NormSiLU(out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., I]` to `[..., O]`."""
-        return F.silu(self.norm(self.linear(x)))
+        activated: Tensor = self.norm(self.linear(x))
+        return activated
 
 
 class MLP(nn.Sequential):

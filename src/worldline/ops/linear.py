@@ -38,20 +38,48 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: `[O]` or None.
     """
     if uses_onednn(x):
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x if x.stride(1) == 1 else _dense(x), _dense(weight), bias, "none", [], ""
+        )
         return result
     return F.linear(x, weight, bias)
 
 
-def block_product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the block-diagonal product `[N, G * O]` of `x [N, G * I]` and `weight [G, I, O]`, without gradient."""
+def _dense(matrix: Tensor) -> Tensor:
+    """Return a matrix whose rows or columns follow each other without gaps.
+
+    Anything else sends oneDNN to its reference kernel, which is a thousand times slower.
+    """
+    if matrix.is_contiguous() or matrix.t().is_contiguous():
+        return matrix
+    return matrix.contiguous() if matrix.stride(1) == 1 else matrix.t().contiguous().t()
+
+
+def block_product(x: Tensor, weight: Tensor, parts: int = 1) -> Tensor:
+    """Return the block-diagonal product of `x [N, G * I]` and `weight [G, I, O]`, without gradient.
+
+    Args:
+        x: The input, its blocks side by side.
+        weight: One matrix a block.
+        parts: Into how many equal parts each block's output falls.
+
+    Returns:
+        `[N, G * O]`, or with `parts` P > 1 `[P, N, G * O / P]`: the same part of all blocks together, which keeps
+        what is computed from one part contiguous.
+    """
     blocks, size, out = weight.shape
     rows = len(x)
     if uses_onednn(x) and rows * size * out >= _MIN_BLOCK_WORK:
-        parts = x.view(rows, blocks, size).unbind(1)
-        return torch.cat([product(part, kernel.t()) for part, kernel in zip(parts, weight.unbind(0), strict=True)], 1)
+        pieces = zip(x.view(rows, blocks, size).unbind(1), weight.unbind(0), strict=True)
+        outputs = [product(piece, kernel.t()) for piece, kernel in pieces]
+        if parts == 1:
+            return torch.cat(outputs, 1)
+        return torch.cat([output.view(rows, parts, -1).transpose(0, 1) for output in outputs], 2)
     grouped = x.view(rows, blocks, size).transpose(0, 1)  # [G, N, I]
-    return torch.bmm(grouped, weight).transpose(0, 1).reshape(rows, blocks * out)
+    joined = torch.bmm(grouped, weight)  # [G, N, O]
+    if parts == 1:
+        return joined.transpose(0, 1).reshape(rows, blocks * out)
+    return joined.view(blocks, rows, parts, -1).permute(2, 1, 0, 3).reshape(parts, rows, -1)
 
 
 def block_weight_grad(x: Tensor, grad: Tensor, blocks: int) -> Tensor:
@@ -86,17 +114,18 @@ class _BlockLinear(torch.autograd.Function):
     """The block-diagonal product with its gradients, for x [N, G * I] and weight [G, I, O]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, parts: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return block_product(x, weight)
+        ctx.parts = parts
+        return block_product(x, weight, parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad = grad.contiguous()
+        grad = join_parts(grad, len(weight)) if ctx.parts > 1 else grad.contiguous()
         grad_x = block_product(grad, weight.transpose(1, 2)) if ctx.needs_input_grad[0] else None
         grad_weight = block_weight_grad(x, grad, len(weight)) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight
+        return grad_x, grad_weight, None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -108,14 +137,29 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return flat.view(*x.shape[:-1], -1)
 
 
-def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the block-diagonal layer `[..., G * O]` of `x [..., G * I]`, `weight [G, I, O]`, `bias [G * O]`."""
+def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, parts: int = 1) -> Tensor:
+    """Return the block-diagonal layer of `x [..., G * I]`, `weight [G, I, O]`, `bias [G * O]`.
+
+    The result is `[..., G * O]`, or `[P, ..., G * O / P]` in P `parts`, as `block_product` has them.
+    """
     blocks, size, _ = weight.shape
     assert x.shape[-1] == blocks * size, f"x {tuple(x.shape)} does not match weight {tuple(weight.shape)}"
     flat = x.reshape(-1, x.shape[-1])
     if uses_onednn(x):
-        result: Tensor = _BlockLinear.apply(flat, weight)  # type: ignore[no-untyped-call]
+        result: Tensor = _BlockLinear.apply(flat, weight, parts)  # type: ignore[no-untyped-call]
     else:
-        result = block_product(flat, weight)
-    result = result.view(*x.shape[:-1], -1)
-    return result if bias is None else result + bias.to(result.dtype)
+        result = block_product(flat, weight, parts)
+    if bias is not None:
+        result = result + split_parts(bias.to(result.dtype), blocks, parts)
+    leading = (parts, *x.shape[:-1]) if parts > 1 else x.shape[:-1]
+    return result.view(*leading, -1)
+
+
+def split_parts(bias: Tensor, blocks: int, parts: int) -> Tensor:
+    """Return a bias `[G * O]` as what is added to a product in P parts: `[P, 1, G * O / P]`, or itself for one."""
+    return bias.view(blocks, parts, -1).transpose(0, 1).reshape(parts, 1, -1) if parts > 1 else bias
+
+
+def join_parts(x: Tensor, blocks: int) -> Tensor:
+    """Return `[P, N, G * O / P]` as `[N, G * O]`: each block's parts side by side again."""
+    return x.unflatten(-1, (blocks, -1)).permute(1, 2, 0, 3).reshape(x.shape[1], -1)

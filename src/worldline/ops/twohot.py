@@ -29,27 +29,27 @@ def symexp_bins(num_bins: int, limit: float = 20.0) -> Tensor:
     return torch.cat([half, mirrored[1:] if num_bins % 2 else mirrored])
 
 
-def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
-    """Return the mean of the distribution that `logits [..., K]` describe over `bins [K]`; shape `[...]`.
+def twohot_mean(probs: Tensor, bins: Tensor) -> Tensor:
+    """Return the mean of `probs [..., K]` over `bins [K]`; shape `[...]`.
 
-    Bins of equal size and opposite sign are added first, so that uniform logits give exactly zero: a sum from one
-    end to the other would be off by the rounding of bins as large as 5e8.
+    Bins of equal size and opposite sign are taken together, so that uniform probabilities give exactly zero: a sum
+    from one end to the other would be off by the rounding of bins as large as 5e8.
     """
-    assert logits.shape[-1] == len(bins), f"logits {tuple(logits.shape)} do not match {len(bins)} bins"
-    weighted = torch.softmax(logits.float(), -1) * bins
+    assert probs.shape[-1] == len(bins), f"probs {tuple(probs.shape)} do not match {len(bins)} bins"
     half = len(bins) // 2
-    pairs = weighted[..., :half].flip(-1) + weighted[..., -half:]
     # The middle bin of an odd number is zero.
-    return pairs.sum(-1)
+    return (probs[..., -half:] - probs[..., :half].flip(-1)) @ bins[-half:]
 
 
-def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
-    """Return the cross-entropy between `logits [..., K]` and the two-hot code of `target [...]`; shape `[...]`, nats.
+def twohot_loss(log_probs: Tensor, target: Tensor, bins: Tensor) -> Tensor:
+    """Return the cross-entropy between `log_probs [..., K]` and the two-hot code of `target [...]`; `[...]`, nats.
 
     The target takes no gradient. Targets beyond the outermost bins count as those bins.
     """
-    assert logits.shape[:-1] == target.shape, f"logits {tuple(logits.shape)} do not match target {tuple(target.shape)}"
-    logits, target = logits.float(), target.detach().float().contiguous()
+    assert log_probs.shape[:-1] == target.shape, (
+        f"log_probs {tuple(log_probs.shape)} do not match target {tuple(target.shape)}"
+    )
+    target = target.detach().float().contiguous()
     above = torch.searchsorted(bins, target, right=True)
     below = (above - 1).clamp_(min=0)
     above = above.clamp_(max=len(bins) - 1)
@@ -57,7 +57,5 @@ def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     to_above = (bins[above] - target).abs()
     # Beyond the ends both neighbours are the same bin, which then gets the whole weight.
     weight_above = torch.where(below == above, torch.zeros_like(target), to_below / (to_below + to_above))
-    index = torch.stack([below, above], -1)  # [..., 2]
-    chosen = torch.gather(logits, -1, index)
-    expected = chosen[..., 0] + weight_above * (chosen[..., 1] - chosen[..., 0])
-    return torch.logsumexp(logits, -1) - expected
+    chosen = torch.gather(log_probs, -1, torch.stack([below, above], -1))  # [..., 2]
+    return -torch.lerp(chosen[..., 0], chosen[..., 1], weight_above)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import log_softmax
 
 from worldline.models.dreamerv3.rows import Rows
 from worldline.ops.masking import masked_mean
@@ -41,16 +42,15 @@ def imagination_losses(
     Returns:
         {"policy", "value"} with `[N]` means over time, returns `[N]`, metrics.
     """
-    config = model.config
-    value_logits = torch.stack([model.value(features) for features in imagined.features[:-1]])  # [H, N, K]
+    config, bins = model.config, model.bins
+    log_probs = [log_softmax(model.value(features), -1) for features in imagined.features[:-1]]  # H of [N, K]
     with torch.no_grad():
         later = imagined.features[1:]
-        rewards = torch.stack([twohot_mean(model.reward(features), model.bins) for features in later])
+        rewards = torch.stack([model.read(model.reward, features) for features in later])
         continues = torch.stack([torch.sigmoid(model.continuation(features)[:, 0]) for features in later])
-        last_value = twohot_mean(model.value(later[-1]), model.bins)
-        slow = [twohot_mean(model.slow_value(features), model.bins) for features in later[:-1]]
-        slow_values = torch.stack([first_slow, *slow])
-        values = twohot_mean(value_logits, model.bins)
+        last_value = model.read(model.value, later[-1])
+        slow_values = [first_slow, *(model.read(model.slow_value, features) for features in later[:-1])]
+        values = torch.stack([twohot_mean(step.exp(), bins) for step in log_probs])
         # The continuation head has the discount in it.
         returns = lambda_return(
             rewards, continues, torch.cat([values[1:], last_value[None]]), last_value, mixing=config.return_lambda
@@ -59,23 +59,24 @@ def imagination_losses(
         scale = _return_scale(model, returns, valid)
         advantages = (returns - values) / scale
     entropy = model.actor.entropy(imagined.policy)
-    log_probs = model.actor.log_prob(imagined.policy, imagined.actions)
-    policy_loss = -weights * (log_probs * advantages + config.entropy_scale * entropy)
-    value_loss = twohot_loss(value_logits, returns, model.bins)
-    value_loss = value_loss + config.slow_value_scale * twohot_loss(value_logits, slow_values, model.bins)
-    losses = {"policy": policy_loss.mean(0), "value": (weights * value_loss).mean(0)}
+    policy_loss = model.actor.log_prob(imagined.policy, imagined.actions) * advantages + config.entropy_scale * entropy
+    value_losses = [
+        twohot_loss(step, target, bins) + config.slow_value_scale * twohot_loss(step, slow, bins)
+        for step, target, slow in zip(log_probs, returns.unbind(0), slow_values, strict=True)
+    ]
+    losses = {"policy": -(weights * policy_loss).mean(0), "value": (weights * torch.stack(value_losses)).mean(0)}
     return losses, returns[0], _metrics(model, advantages, returns, rewards, entropy.detach(), valid)
 
 
 def replay_value_loss(
-    model: DreamerV3, rows: Rows, value_logits: Tensor, slow_values: Tensor, bootstrap: Tensor
+    model: DreamerV3, rows: Rows, value_log_probs: Tensor, slow_values: Tensor, bootstrap: Tensor
 ) -> Tensor:
     """Return the critic's loss `[T - 1, B]` on the replayed trajectories, whose gradient reaches the world model.
 
     Args:
         model: Whose bins and coefficients are used.
         rows: The replayed trajectories.
-        value_logits: `[T, B, K]`, with gradient.
+        value_log_probs: `[T, B, K]`, of the critic's bins, with gradient.
         slow_values: `[T, B]`, the slow critic's.
         bootstrap: `[T, B]`, the imagined return from each row.
     """
@@ -90,8 +91,8 @@ def replay_value_loss(
         # An episode's last row has nothing after it: all of the weight is on its own value.
         mixing=goes_on * config.return_lambda,
     )
-    loss = twohot_loss(value_logits[:-1], returns, model.bins)
-    loss = loss + config.slow_value_scale * twohot_loss(value_logits[:-1], slow_values[:-1], model.bins)
+    loss = twohot_loss(value_log_probs[:-1], returns, model.bins)
+    loss = loss + config.slow_value_scale * twohot_loss(value_log_probs[:-1], slow_values[:-1], model.bins)
     return loss * (~rows.is_last[:-1]).float()
 
 

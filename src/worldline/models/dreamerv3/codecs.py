@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldline.models.dreamerv3.config import DreamerV3Config
-from worldline.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm, truncated_normal_
+from worldline.nn.layers import MLP, BlockLinear, Dense, Linear, NormSiLU, truncated_normal_
 from worldline.ops.twohot import symexp, symlog
 
 _MULTIPLIERS = (2, 3, 4, 4)  # of the base depth, for each halving of the image; the last one repeats
@@ -66,13 +66,12 @@ class Conv(nn.Module):
         return F.conv2d(x, self.weight, self.bias, padding=_KERNEL // 2)
 
 
-class ChannelNorm(RMSNorm):
+class ChannelNorm(NormSiLU):
     """RMSNorm over the channels of an image, then SiLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `[N, C, H, W]` over C."""
-        normed = super().forward(x.permute(0, 2, 3, 1))
-        return F.silu(normed).permute(0, 3, 1, 2)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Encoder(nn.Module):
@@ -129,7 +128,9 @@ class Decoder(nn.Module):
         self.deter, self.blocks = config.deter, config.blocks
         if self.vectors:
             self.mlp = MLP(config.deter + latent, config.units, config.decoder_layers)
-            self.outputs = nn.ModuleDict({_key(name): Linear(config.units, size) for name, size in self.vectors.items()})
+            self.outputs = nn.ModuleDict(
+                {_key(name): Linear(config.units, size) for name, size in self.vectors.items()}
+            )
         if self.images:
             self.layout = ImageLayout(config.images)
             depths = self.layout.depths(config.depth)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import log_softmax
 
 from worldline.batch import Batch, Obs
 from worldline.models.base import Trajectory, WorldModel
@@ -133,15 +134,15 @@ class DreamerV3(WorldModel):
         for name, error in self.decoder.losses(seen.features, flat_obs).items():
             elements[name] = error.view(shape), rows.obs_mask
         reward_logits = self.reward(seen.features).view(*shape, -1)
-        elements["rew"] = twohot_loss(reward_logits, rows.rewards, self.bins), rows.arrival_mask
+        elements["rew"] = twohot_loss(log_softmax(reward_logits, -1), rows.rewards, self.bins), rows.arrival_mask
         continue_logits = self.continuation(seen.features).view(shape)
         keeps = (~rows.is_terminal).float() * (1 - 1 / config.discount_horizon)
         elements["con"] = bernoulli_loss(continue_logits, keeps), rows.arrival_mask
 
         # Replay (its critics' outputs are those of imagination's first states, too)
-        value_logits = self.value(seen.features).view(*shape, -1)
+        value_log_probs = log_softmax(self.value(seen.features), -1).view(*shape, -1)
         with torch.no_grad():
-            slow_values = twohot_mean(self.slow_value(seen.features).view(*shape, -1), self.bins)
+            slow_values = self.read(self.slow_value, seen.features).view(shape)
 
         # Imagination
         start = seen.state.map(lambda leaf: leaf.detach().flatten(0, 1))
@@ -151,7 +152,7 @@ class DreamerV3(WorldModel):
             self, imagined, first_continues, slow_values.flatten(), rows.valid.flatten()
         )
         elements |= {name: (value.view(shape), rows.valid) for name, value in losses.items()}
-        repval = replay_value_loss(self, rows, value_logits, slow_values, returns.view(shape))
+        repval = replay_value_loss(self, rows, value_log_probs, slow_values, returns.view(shape))
         elements["repval"] = repval, rows.valid[:-1]
 
         metrics["prior_entropy"] = masked_mean(categorical_entropy(prior.detach()).sum(-1), rows.valid)
@@ -204,6 +205,10 @@ class DreamerV3(WorldModel):
             actions.append(action)
         return Imagined(features=all_features, policy=torch.stack(all_params), actions=torch.stack(actions))
 
+    def read(self, head: Head, features: Tensor) -> Tensor:
+        """Return the scalar `[...]` that a two-hot head predicts from `features [..., F]`."""
+        return twohot_mean(torch.softmax(head(features), -1), self.bins)
+
     def encode(self, obs: Obs) -> State:
         """Return the posterior state after a first observation, `[B, *obs]`."""
         named = self._named(obs)
@@ -233,7 +238,7 @@ class DreamerV3(WorldModel):
         )
         features = stacked.features
         return Trajectory(
-            rewards=twohot_mean(self.reward(features), self.bins),
+            rewards=self.read(self.reward, features),
             # The head learns the discount along with the continuation; here it is taken out again.
             continues=(torch.sigmoid(self.continuation(features)[..., 0]) / (1 - 1 / self._horizon)).clamp(max=1.0),
             states=stacked,

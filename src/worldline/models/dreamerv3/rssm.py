@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from worldline.models.dreamerv3.config import DreamerV3Config
 from worldline.models.dreamerv3.scan import ScanInputs, ScanOutputs, ScanWeights, gate, matrix_dtype, posterior_scan
-from worldline.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm
+from worldline.nn.layers import MLP, BlockLinear, Dense, Linear, NormSiLU
 from worldline.ops.distributions import categorical_sample, mix_uniform
 from worldline.ops.linear import block_linear, linear
 
@@ -53,7 +52,7 @@ class RSSM(nn.Module):
         self.stoch_in = Dense(latent, hidden)
         self.action_in = Dense(config.action_dim, hidden)
         self.hidden = BlockLinear(deter + config.blocks * 3 * hidden, deter, config.blocks)
-        self.hidden_norm = RMSNorm(deter)
+        self.hidden_norm = NormSiLU(deter)
         self.gates = BlockLinear(deter, 3 * deter, config.blocks)
         self.prior_mlp = MLP(deter, hidden, config.prior_layers)
         self.prior_out = Linear(hidden, latent)
@@ -86,9 +85,8 @@ class RSSM(nn.Module):
         embedding = torch.cat([self.deter_in(state.deter), self.stoch_in(state.stoch), self.embed_action(action)], -1)
         hidden = block_linear(state.deter.to(dtype), weights.hidden_block)
         hidden = hidden + linear(embedding.to(dtype), weights.hidden_dense, self.hidden.bias.to(dtype))
-        hidden = F.silu(self.hidden_norm(hidden))
-        gates = block_linear(hidden.to(dtype), weights.gate_block).float() + self.gates.bias
-        return gate(gates, state.deter, self.config.blocks)
+        gates = block_linear(self.hidden_norm(hidden).to(dtype), weights.gate_block, self.gates.bias, parts=3)
+        return gate(gates.float(), state.deter)
 
     def embed_action(self, action: Tensor) -> Tensor:
         """Return `[..., h]`. Actions beyond [-1, 1] count as the nearest bound."""

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from worldline.nn.layers import RMSNorm
-from worldline.ops.distributions import categorical_sample, mix_uniform
-from worldline.ops.linear import block_product, block_weight_grad, product
+from worldline.nn.layers import NormSiLU
+from worldline.ops.distributions import categorical_sample, mix_uniform, softmax
+from worldline.ops.linear import block_product, block_weight_grad, join_parts, product, split_parts
+from worldline.ops.norm import inverse_rms, rms_norm_silu
 
 
 class ScanWeights(NamedTuple):
@@ -72,12 +72,12 @@ def matrix_dtype(device: torch.device) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
 
 
-def gate(gates: Tensor, deter: Tensor, blocks: int) -> Tensor:
-    """Return the next deter `[B, D]` from the GRU's `gates [B, 3D]`, grouped by block, and `deter [B, D]`."""
-    reset, candidate, update = gates.view(len(gates), blocks, 3, -1).unbind(2)
+def gate(gates: Tensor, deter: Tensor) -> Tensor:
+    """Return the next deter `[..., D]` from the GRU's `gates [3, ..., D]` (reset, candidate, update) and `deter`."""
+    reset, candidate, update = gates.unbind(0)
     # Twice the sigmoid of 2x, less one, is tanh: on a CPU ten times faster than torch.tanh.
-    candidate = torch.sigmoid(2 * (torch.sigmoid(reset) * candidate)) * 2 - 1
-    return torch.lerp(deter.view_as(candidate), candidate, torch.sigmoid(update - 1)).reshape(deter.shape)
+    candidate = torch.sigmoid(2 * torch.sigmoid(reset) * candidate) * 2 - 1
+    return torch.lerp(deter, candidate, torch.sigmoid(update - 1))
 
 
 class _Stacks:
@@ -121,20 +121,19 @@ class _PosteriorScan(torch.autograd.Function):
 
 
 def _cast(weights: ScanWeights, dtype: torch.dtype) -> ScanWeights:
-    """Return the weights with matrices and the biases added by their products in `dtype`."""
+    """Return the weights with matrices and the biases added by their products dense and in `dtype`."""
     scales = {"deter_scale", "stoch_scale", "hidden_scale", "post_scale", "gate_bias"}
-    values = weights._asdict()
-    return ScanWeights(**{name: value if name in scales else value.to(dtype) for name, value in values.items()})
-
-
-def _norm_silu(x: Tensor, scale: Tensor) -> Tensor:
-    return F.silu(F.rms_norm(x, scale.shape, scale, RMSNorm.eps))
+    values = {name: value if name in scales else value.to(dtype) for name, value in weights._asdict().items()}
+    # Slices of larger matrices would be copied at every step.
+    dense = {name: value.contiguous() if value.ndim == 2 else value for name, value in values.items()}
+    return ScanWeights(**dense)
 
 
 def _forward(
     inputs: ScanInputs, weights: ScanWeights, classes: int, unimix: float
 ) -> tuple[tuple[Tensor, Tensor, Tensor], _Stacks]:
-    w, dtype, blocks = weights, weights.deter_weight.dtype, len(weights.gate_block)
+    w, dtype = weights, weights.deter_weight.dtype
+    gate_bias = split_parts(w.gate_bias, len(w.gate_block), 3)
     stacks = _Stacks()
     deter, stoch = inputs.deter, inputs.stoch
     rows, features = stoch.shape
@@ -146,14 +145,16 @@ def _forward(
         deter_low = deter_prev.to(dtype)
         deter_pre = product(deter_low, w.deter_weight, w.deter_bias).float()
         stoch_pre = product(stoch_prev.to(dtype), w.stoch_weight, w.stoch_bias).float()
-        embedding = torch.cat([_norm_silu(deter_pre, w.deter_scale), _norm_silu(stoch_pre, w.stoch_scale)], 1).to(dtype)
+        deter_in = rms_norm_silu(deter_pre, w.deter_scale, NormSiLU.eps)
+        stoch_in = rms_norm_silu(stoch_pre, w.stoch_scale, NormSiLU.eps)
+        embedding = torch.cat([deter_in, stoch_in], 1).to(dtype)
         hidden_pre = block_product(deter_low, w.hidden_block).float() + action_part
         hidden_pre += product(embedding, w.hidden_dense)
-        hidden = _norm_silu(hidden_pre, w.hidden_scale).to(dtype)
-        gates = block_product(hidden, w.gate_block).float().add_(w.gate_bias)
-        deter = gate(gates, deter_prev, blocks)
+        hidden = rms_norm_silu(hidden_pre, w.hidden_scale, NormSiLU.eps).to(dtype)
+        gates = block_product(hidden, w.gate_block, 3).float().add_(gate_bias)
+        deter = gate(gates, deter_prev)
         post_pre = product(deter.to(dtype), w.post_weight).float() + token_part
-        post = _norm_silu(post_pre, w.post_scale).to(dtype)
+        post = rms_norm_silu(post_pre, w.post_scale, NormSiLU.eps).to(dtype)
         logits = product(post, w.logit_weight, w.logit_bias).float()
         probs = mix_uniform(logits.view(rows, -1, classes), unimix)
         stoch = categorical_sample(probs, uniform).view(rows, features)
@@ -167,7 +168,7 @@ def _forward(
 
 
 class _Saved(NamedTuple):
-    """The stacked tensors of the forward loop, each [T, B, ...]."""
+    """The stacked tensors of the forward loop, each [T, B, ...] unless it says otherwise."""
 
     deter_prev: Tensor
     stoch_prev: Tensor
@@ -176,7 +177,7 @@ class _Saved(NamedTuple):
     embedding: Tensor
     hidden_pre: Tensor
     hidden: Tensor
-    gates: Tensor
+    gates: Tensor  # [T, 3, B, D]
     post_pre: Tensor
     post: Tensor
 
@@ -189,7 +190,7 @@ class _NormSiluGrad:
     """
 
     def __init__(self, x: Tensor, scale: Tensor) -> None:
-        self.inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + RMSNorm.eps)
+        self.inverse = inverse_rms(x, NormSiLU.eps)
         self.normed = x * self.inverse
         scaled = self.normed * scale
         sigmoid = torch.sigmoid(scaled)
@@ -223,22 +224,16 @@ class _Problem:
         self.stoch_norm = _NormSiluGrad(saved.stoch_pre, weights.stoch_scale)
         self.hidden_norm = _NormSiluGrad(saved.hidden_pre, weights.hidden_scale)
         self.post_norm = _NormSiluGrad(saved.post_pre, weights.post_scale)
-        self.probs = torch.softmax(outputs.logits.unflatten(-1, (-1, ctx.classes)), -1)  # [T, B, S, K]
-        gates = saved.gates.unflatten(-1, (self.blocks, 3, -1))
-        reset, update = torch.sigmoid(gates[..., 0, :]), torch.sigmoid(gates[..., 2, :] - 1)
-        candidate = torch.sigmoid(2 * reset * gates[..., 1, :]) * 2 - 1
-        deter_prev = saved.deter_prev.view_as(candidate)
+        self.probs = softmax(outputs.logits.unflatten(-1, (-1, ctx.classes)))  # [T, B, S, K]
+        gates = saved.gates  # [T, 3, B, D]
+        reset, update = torch.sigmoid(gates[:, 0]), torch.sigmoid(gates[:, 2] - 1)
+        candidate = torch.sigmoid(2 * reset * gates[:, 1]) * 2 - 1
         slope = update * (1 - candidate * candidate)
-        # [T, B, G, 3, D/G]: what each gate's input gets of the gradient of the next deter.
-        self.gate_factor = torch.stack(
-            [
-                slope * gates[..., 1, :] * reset * (1 - reset),
-                slope * reset,
-                (candidate - deter_prev) * update * (1 - update),
-            ],
-            dim=-2,
-        )
-        self.carry_factor = (1 - update).flatten(-2)  # [T, B, D]
+        # [T, 3, B, D]: what each gate's input gets of the gradient of the next deter.
+        reset_factor = slope * gates[:, 1] * reset * (1 - reset)
+        update_factor = (candidate - saved.deter_prev) * update * (1 - update)
+        self.gate_factor = torch.stack([reset_factor, slope * reset, update_factor], dim=1)
+        self.carry_factor = 1 - update  # [T, B, D]
 
 
 def _backward(problem: _Problem, grads: ScanOutputs) -> list[Tensor | None]:
@@ -256,8 +251,7 @@ def _backward(problem: _Problem, grads: ScanOutputs) -> list[Tensor | None]:
         post_grad = problem.post_norm.step(time, product(logit_grad, w.logit_weight.t()).float())
         deter_grad = deter_grad + grads.deter[time]
         deter_grad += product(post_grad.to(dtype), w.post_weight.t())
-        factor = problem.gate_factor[time]
-        gate_grad = (factor * deter_grad.view(rows, blocks, 1, -1)).view(rows, -1).to(dtype)
+        gate_grad = join_parts(problem.gate_factor[time] * deter_grad, blocks).to(dtype)
         hidden_grad = problem.hidden_norm.step(time, block_product(gate_grad, gate_transposed).float()).to(dtype)
         embedding_grad = product(hidden_grad, w.hidden_dense.t()).float()
         deter_pre = problem.deter_norm.step(time, embedding_grad[:, :half]).to(dtype)
