@@ -103,9 +103,9 @@ class DemoOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    from worldline.cli.demo_report import print_result, write_report
-
     options = _parse(arguments)
+    from worldline.cli.demo_report import print_result, write_report  # loads torch: not before --help is answered
+
     result = run_demo(
         options.config, options.out, resume=options.resume, command=f"worldline demo {shlex.join(arguments)}".strip()
     )

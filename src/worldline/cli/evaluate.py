@@ -48,10 +48,10 @@ class EvalOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    from worldline.cli.terminal import results
-    from worldline.envs.make import make_env
-
     options = parse(EvalOptions, arguments, command="eval", description=_DESCRIPTION)
+    from worldline.cli.terminal import results
+    from worldline.envs.make import make_env  # loads Gymnasium: not before --help is answered
+
     env = make_env(options.env)
     env.close()
     names = dict.fromkeys([options.model, RANDOM])

@@ -57,11 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         return _fail(f"There is no command {name!r}. {nearest(name, COMMANDS)}")
-    module = importlib.import_module(f"worldline.cli.{COMMANDS[name].module}")
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         try:
-            module.main(rest)
+            importlib.import_module(f"worldline.cli.{COMMANDS[name].module}").main(rest)
         except WorldlineError as error:
             return _fail(str(error))
         except KeyboardInterrupt:

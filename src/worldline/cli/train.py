@@ -52,11 +52,11 @@ class TrainOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    from worldline.cli.reporting import write_training_report
+    options, settings = _parse(arguments)
+    from worldline.cli.reporting import write_training_report  # not before --help is answered
     from worldline.cli.terminal import progress, results
     from worldline.data.buffer import ReplayBuffer
 
-    options, settings = _parse(arguments)
     runs.check_folder(options.out, resume=options.resume)
     buffer = ReplayBuffer.load(options.data)
     run = TrainingRun(

@@ -1,0 +1,79 @@
+"""worldline collect."""
+
+import numpy as np
+import pytest
+
+from worldline.data.buffer import ReplayBuffer
+
+from .tiny import run
+
+
+def test_random_episodes(data):
+    buffer = ReplayBuffer.load(data)
+    assert buffer.num_episodes == 12
+    assert (buffer.spec.action_type, buffer.spec.action_dim) == ("discrete", 2)
+    episodes = list(buffer.episodes())
+    assert [episode.meta["seed"] for episode in episodes] == list(range(12))
+    assert {episode.meta["env"] for episode in episodes} == {"CartPole-v1"}
+    assert all(episode.terminated and episode.final_obs is not None for episode in episodes)
+
+
+def test_the_same_seed_gives_the_same_data(data, tmp_path):
+    for name, seed in (("same", 0), ("other", 1)):
+        assert run("collect", "CartPole-v1", "--episodes", 12, "--seed", seed, "--out", tmp_path / f"{name}.npz") == 0
+    first, same, other = (
+        np.concatenate([episode.obs for episode in ReplayBuffer.load(path).episodes()])
+        for path in (data, tmp_path / "same.npz", tmp_path / "other.npz")
+    )
+    np.testing.assert_array_equal(first, same)
+    assert first.shape != other.shape or not np.array_equal(first, other)
+
+
+def test_continuous_actions_are_stored_in_minus_one_to_one(tmp_path):
+    out = tmp_path / "deep" / "pendulum.npz"
+    assert run("collect", "Pendulum-v1", "--episodes", 2, "--out", out) == 0
+    buffer = ReplayBuffer.load(out)
+    assert (buffer.spec.action_type, buffer.spec.action_sizes) == ("continuous", ())
+    episode = next(buffer.episodes())
+    assert (episode.truncated, episode.terminated, len(episode)) == (True, False, 200)
+    assert -1 <= episode.actions.min() < -0.9
+    assert 0.9 < episode.actions.max() <= 1
+
+
+def test_a_trained_policy_collects(finished_run, tmp_path):
+    out = tmp_path / "learnt.npz"
+    assert run("collect", "CartPole-v1", "--episodes", 2, "--policy", finished_run, "--out", out) == 0
+    assert ReplayBuffer.load(out).num_episodes == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["CartPole-v9", "--out", "a.npz"], "Did you mean CartPole-v1"),
+        (["CartPole-v1", "--out", "a.pkl"], "must end in .npz"),
+        (["CartPole-v1", "--out", "a.npz", "--episodes", "0"], "num_episodes must be at least 1"),
+        (["CartPole-v1", "--out", "a.npz", "--policy", "nowhere"], "there is no such folder"),
+    ],
+)
+def test_wrong_input(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("collect", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_a_file_is_only_overwritten_when_asked(tmp_path, capsys):
+    out = tmp_path / "a.npz"
+    out.write_text("precious")
+    assert run("collect", "CartPole-v1", "--episodes", 1, "--out", out) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_text() == "precious"
+    assert run("collect", "CartPole-v1", "--episodes", 1, "--out", out, "--overwrite") == 0
+    assert ReplayBuffer.load(out).num_episodes == 1
+
+
+def test_a_policy_for_another_environment_is_refused(finished_run, tmp_path, capsys):
+    assert run("collect", "Pendulum-v1", "--policy", finished_run, "--out", tmp_path / "a.npz") == 2
+    error = capsys.readouterr().err
+    assert "obs_shape [4]" in error
+    assert "[3]" in error

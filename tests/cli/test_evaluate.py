@@ -1,0 +1,64 @@
+"""worldline eval."""
+
+import json
+import shutil
+
+import pytest
+
+from .tiny import run
+
+
+def evaluate(capsys, *arguments):
+    assert run("eval", *arguments, "--env", "CartPole-v1", "--episodes", 3, "--json", "--device", "cpu") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_has_every_number(finished_run, capsys):
+    result = evaluate(capsys, finished_run)
+    assert len(result["returns"]) == len(result["lengths"]) == result["num_episodes"] == 3
+    assert result["return_mean"] == pytest.approx(sum(result["returns"]) / 3)
+    low, high = result["return_interval95"]
+    assert low <= result["return_mean"] <= high
+    assert result["random_return_mean"] > 5
+
+
+def test_run_and_saved_model_and_repetition_agree(finished_run, capsys):
+    results = [evaluate(capsys, path)["returns"] for path in (finished_run, finished_run / "final", finished_run)]
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_run_without_a_final_model_is_evaluated_at_its_newest_checkpoint(finished_run, tmp_path, capsys):
+    shutil.copytree(finished_run, tmp_path / "run", ignore=shutil.ignore_patterns("final"))
+    assert evaluate(capsys, tmp_path / "run")["returns"] == evaluate(capsys, finished_run)["returns"]
+
+
+def test_table(finished_run, capsys):
+    assert run("eval", finished_run, "--env", "CartPole-v1", "--episodes", 2, "--stochastic", "--device", "cpu") == 0
+    text = capsys.readouterr().out
+    assert "mean return" in text
+    assert "random" in text
+
+
+def test_random_alone_and_one_episode(capsys):
+    assert run("eval", "random", "--env", "CartPole-v1", "--episodes", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["return_interval95"] is None
+    assert run("eval", "random", "--env", "CartPole-v1", "--episodes", 1) == 0
+
+
+def test_wrong_input(finished_run, tmp_path, capsys):
+    assert run("eval", tmp_path, "--env", "CartPole-v1") == 2
+    assert "neither a saved model nor a run" in capsys.readouterr().err
+    assert run("eval", finished_run, "--env", "Acrobot-v1") == 2
+    assert "obs_shape" in capsys.readouterr().err
+    assert run("eval", finished_run, "--env", "CartPole-v1", "--device", "tpu") == 2
+    assert "tpu" in capsys.readouterr().err
+
+
+def test_a_damaged_model_is_named(finished_run, tmp_path, capsys):
+    shutil.copytree(finished_run / "final", tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert run("eval", tmp_path / "model", "--env", "CartPole-v1") == 2
+    assert "damaged" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""Finding commands, and what a user sees when something goes wrong."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from worldline import __version__
+from worldline.cli import main as cli
+from worldline.errors import ConfigError
+
+from .tiny import run, start
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_overview_names_every_command(arguments, capsys):
+    assert run(*arguments) == 0
+    text = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name} " in text
+        assert command.summary in text
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"worldline {__version__}\n"
+
+
+def test_unknown_command_gets_the_nearest_one(capsys):
+    assert run("trian") == 2
+    assert "no command 'trian'. Did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_has_help_with_examples(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(name, "--help")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: worldline {name}" in text
+    assert "Examples:" in text
+    assert f"  worldline {name}" in text
+
+
+def test_every_option_has_a_help_text(capsys):
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit):
+            run(name, "--help")
+        lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+        for line in (line for line in lines if re.match(r"--\w", line)):
+            words = line.split(maxsplit=2)
+            assert len(words) > 1, f"{name}: {line}"
+            assert not words[-1].startswith("(default"), f"{name}: {line}"
+
+
+def test_help_does_not_load_torch():
+    code = (
+        "import sys\nfrom worldline.cli.main import main\n"
+        "for arguments in ([], ['train', '--help'], ['demo', '--help'], ['collect', '--help'], ['eval', '--help']):\n"
+        "    try: main(arguments)\n    except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'gymnasium' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_wrong_option_is_told_with_the_nearest_one(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run("collect", "CartPole-v1", "--out", "a.npz", "--episode", "3")
+    assert ended.value.code == 2
+    assert "--episodes" in capsys.readouterr().err
+
+
+def test_errors_are_one_message_without_traceback(monkeypatch, capsys):
+    def fail(arguments):
+        raise ConfigError("Expected a, got b. Use [c].")
+
+    monkeypatch.setattr("worldline.cli.inspect.main", fail)
+    assert run("inspect", "models") == 2
+    captured = capsys.readouterr()
+    assert captured.err == "error: Expected a, got b. Use [c].\n"
+    assert captured.out == ""
+
+
+def test_our_own_mistakes_keep_their_traceback(monkeypatch):
+    def fail(arguments):
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("worldline.cli.inspect.main", fail)
+    with pytest.raises(AssertionError, match="a bug"):
+        run("inspect", "models")
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("worldline.cli.train.main", interrupt)
+    monkeypatch.setattr("worldline.cli.collect.main", interrupt)
+    assert run("train", "dreamerv3", "--data", "my file.npz") == 130
+    assert "worldline train dreamerv3 --data 'my file.npz' --resume\n" in capsys.readouterr().err
+    assert run("train", "dreamerv3", "--resume") == 130
+    assert capsys.readouterr().err.count("--resume") == 1
+    assert run("collect", "CartPole-v1") == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_warnings_are_told_without_source_lines(monkeypatch, capsys):
+    import warnings
+
+    monkeypatch.setattr("worldline.cli.inspect.main", lambda arguments: warnings.warn("mind [this]", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("inspect", "models") == 0
+    assert capsys.readouterr().err == "warning: mind [this]\n"
+
+
+def test_the_installed_program_returns_the_status():
+    process = start("nonsense")
+    _, error = process.communicate()
+    assert process.returncode == 2
+    assert error.startswith("error: There is no command 'nonsense'.")

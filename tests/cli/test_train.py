@@ -1,0 +1,170 @@
+"""worldline train: the folder, reproducibility, resuming, refusals."""
+
+import hashlib
+import json
+import signal
+import time
+
+import pytest
+import yaml
+
+from worldline.cli import runs
+
+from .tiny import BUDGET, SETTINGS, run, start, train
+
+
+def digest(out):
+    return hashlib.sha256((out / "final" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def wait_for(path, process, seconds=60, min_size=0):
+    deadline = time.monotonic() + seconds
+    while not path.exists() or path.stat().st_size < min_size:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def test_the_folder_holds_everything(finished_run, data):
+    names = {path.name for path in finished_run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "checkpoints", "final", "report.html"} <= names
+    assert [path.name for path in sorted((finished_run / "checkpoints").iterdir())] == [
+        "step_00000003",
+        "step_00000006",
+    ]
+    assert {path.name for path in (finished_run / "final").iterdir()} == {"config.json", "model.safetensors"}
+    assert [row["step"] for row in runs.read_metrics(finished_run)] == [2, 4, 6]
+    config = yaml.safe_load((finished_run / "config.yaml").read_text())
+    assert config["model"] == "dreamerv3:size1m"
+    assert config["model_settings"] == SETTINGS
+    assert config["model_config"]["obs_shape"] == [4]
+    assert config["training"]["total_steps"] == 6
+    assert config["data"]["sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    assert config["data"]["num_episodes"] == 12
+    assert config["command"].startswith("worldline train dreamerv3:size1m")
+    assert {"worldline", "python", "torch", "numpy"} <= config["versions"].keys()
+
+
+def test_the_same_seed_gives_the_same_weights(finished_run, data, tmp_path):
+    assert run(*train(data, tmp_path / "same", "--save-interval", 3)) == 0
+    assert digest(tmp_path / "same") == digest(finished_run)
+    assert run(*train(data, tmp_path / "other", "--seed", 1)) == 0
+    assert digest(tmp_path / "other") != digest(finished_run)
+
+
+def test_resume_in_an_empty_folder_simply_starts(finished_run, data, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "empty", tmp_path / "absent"):
+        assert run(*train(data, out, "--save-interval", 3, "--resume")) == 0
+        assert digest(out) == digest(finished_run)
+
+
+def test_options_that_are_not_given_again_are_those_of_the_run(finished_run, data, tmp_path):
+    out = tmp_path / "run"
+    assert run(*train(data, out, "--save-interval", 3)) == 0
+    short = ["train", "dreamerv3:size1m", "--data", data, "--out", out, "--resume"]
+    assert run(*short, "--total-steps", 8) == 0
+    config = runs.read_config(out / "config.yaml", runs.RunConfig)
+    assert (config.training.total_steps, config.training.batch_size) == (8, 2)
+    assert config.model_settings == SETTINGS
+    assert run(*train(data, tmp_path / "whole", "--save-interval", 3, "--total-steps", 8)) == 0
+    assert digest(out) == digest(tmp_path / "whole")
+
+
+def test_a_killed_run_ends_with_the_same_bytes(finished_run, data, tmp_path):
+    out = tmp_path / "killed"
+    arguments = train(data, out, "--save-interval", 3, "--resume")
+    process = start(*arguments)
+    wait_for(out / "checkpoints" / "step_00000003", process)
+    process.kill()
+    process.communicate()
+    assert run(*arguments) == 0
+    assert digest(out) == digest(finished_run)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(data, tmp_path):
+    out = tmp_path / "interrupted"
+    process = start(*train(data, out, "--total-steps", 100_000))
+    wait_for(out / "metrics.jsonl", process, min_size=1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"--out {out}" in error.splitlines()[-1]
+    assert error.rstrip().endswith("--resume")
+    assert "Traceback" not in error
+    assert len(list((out / "checkpoints").glob("step_*"))) == 1
+    assert not (out / "final").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "unit=3"], "Did you mean 'units'"),
+        (["--set", "units=many"], "units must be int"),
+        (["--set", "units"], "KEY=VALUE"),
+        (["--total-steps", "0"], "total_steps must be a whole number of at least 1"),
+        (["--learning-rate", "-1"], "learning_rate must be a finite number above 0"),
+        (["--device", "tpu"], "tpu"),
+    ],
+)
+def test_wrong_settings(more, message, data, tmp_path, capsys):
+    arguments = ["train", "dreamerv3:size1m", "--data", data, "--out", tmp_path / "out", *BUDGET, *more]
+    assert run(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("dreamerv4", "dreamerv3"), ("dreamerv3:size2m", "size12m"), ("runs/nowhere", "no saved model")],
+)
+def test_wrong_models(model, message, data, tmp_path, capsys):
+    assert run("train", model, "--data", data, "--out", tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense", b"PK\x03\x04 cut off"])
+def test_wrong_data_files(content, tmp_path, capsys):
+    path = tmp_path / "data.npz"
+    if content is not None:
+        path.write_bytes(content)
+    assert run("train", "dreamerv3:size1m", "--data", path, "--out", tmp_path / "out") == 2
+    assert "data.npz" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_empty_needs_resume(finished_run, data, tmp_path, capsys):
+    assert run(*train(data, finished_run)) == 2
+    assert "Add --resume" in capsys.readouterr().err
+    (tmp_path / "note.txt").touch()
+    assert run(*train(data, tmp_path)) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert run(*train(data, tmp_path, "--resume")) == 2
+    assert "no config.yaml" in capsys.readouterr().err
+    assert run(*train(data, tmp_path / "note.txt")) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_a_run_is_only_resumed_as_it_was_begun(finished_run, data, tmp_path, capsys):
+    assert run(*train(data, finished_run, "--resume", "--learning-rate", "1e-3")) == 2
+    assert "learning_rate was 0.0003, not 0.001" in capsys.readouterr().err
+    changed = [argument.replace("units=8", "units=9") for argument in train(data, finished_run, "--resume")]
+    assert run(*changed) == 2
+    assert "units was 8, not 9" in capsys.readouterr().err
+    other = tmp_path / "other.npz"
+    assert run("collect", "CartPole-v1", "--episodes", 3, "--out", other) == 0
+    assert run(*train(other, finished_run, "--resume")) == 2
+    assert "the data was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[", "- 1", "model: x\n", "colour: red\n"])
+def test_a_damaged_config_is_named(text, data, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(text)
+    assert run(*train(data, tmp_path, "--resume")) == 2
+    assert "config.yaml" in capsys.readouterr().err
+
+
+def test_a_saved_model_can_be_trained_further(finished_run, data, tmp_path):
+    out = tmp_path / "further"
+    assert run("train", finished_run / "final", "--data", data, "--out", out, *BUDGET) == 0
+    assert json.loads((out / "final" / "config.json").read_text())["config"]["units"] == 8
+    assert digest(out) != digest(finished_run)
