@@ -288,3 +288,11 @@ def test_split_refuses_what_cannot_be_split(buffer: ReplayBuffer) -> None:
 def test_repr_says_how_full_it_is(buffer: ReplayBuffer) -> None:
     add(buffer)
     assert "5 of 100 transitions, 1 episodes" in repr(buffer)
+
+
+def test_batches_go_to_the_device_that_is_asked_for(buffer: ReplayBuffer) -> None:
+    add(buffer)
+    for device in ("meta", torch.device("meta")):
+        batch = buffer.sample(2, 3, device=device)
+        assert {batch.obs.device.type, batch.rewards.device.type, batch.step_mask.device.type} == {"meta"}
+    assert buffer.sample(2, 3, device=torch.device("cpu")).device.type == "cpu"

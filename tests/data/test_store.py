@@ -121,6 +121,22 @@ def test_ring_goes_round_many_times() -> None:
     assert rows[-1] < 2 * 500
 
 
+def test_free_rows_are_counted_to_the_last() -> None:
+    """Four-row episodes in a ring of ten rows; one row more than is free must not be given."""
+    buffer = ReplayBuffer(100, (2,), 3)
+    for start in (1, 10):
+        buffer.add(make_episode(3, start, terminated=True, truncated=False, has_final_obs=True))
+    store = buffer._store
+    assert store is not None
+    store._allocate(10)
+    assert (store._free_row(2), store._free_row(3)) == (8, None)
+    store._evict()  # rows 0 to 3 are free now, 4 to 7 are not
+    assert (store._free_row(2), store._free_row(4), store._free_row(5)) == (8, 0, None)
+    buffer.add(make_episode(2, 20, terminated=True, truncated=False, has_final_obs=True))
+    assert store.first_rows.tolist() == [4, 0]
+    assert (store._free_row(1), store._free_row(2)) == (3, None)
+
+
 def test_memory_is_taken_as_it_is_needed() -> None:
     buffer = ReplayBuffer(1_000_000_000, (64, 64, 3), 2)  # 12 TB of images
     buffer.add_episode(np.zeros((10, 64, 64, 3), np.uint8), np.zeros(10, int), np.zeros(10), truncated=True)

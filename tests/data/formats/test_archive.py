@@ -138,7 +138,10 @@ CORPUS: dict[str, tuple[Callable[[], bytes], str]] = {
     "wrong checksum": (lambda: patched_directory(16, b"\xde\xad\xbe\xef"), "CRC"),
     "stored sizes disagree": (lambda: patched_directory(24, struct.pack("<L", 2**31)), "contradict"),
     "member beyond the end": (lambda: patched_directory(42, struct.pack("<L", 2**31)), "reach beyond|overlap"),
-    "member inside another": (lambda: patched_directory(42, struct.pack("<L", 4)), "overlaps|cannot be read"),
+    "member inside another": (
+        lambda: patched_directory(42, struct.pack("<L", archive({}).index(b"PK\x03\x04", 4) + 4)),
+        "overlaps another member",
+    ),
     "name differs in the member": (lambda: patched(archive({}), b"obs.npy", b"abs.npy"), "cannot be read"),
     "not an array": (lambda: with_obs(b"hello"), "does not start as one"),
     "no bytes at all": (lambda: with_obs(b""), "does not start as one"),
