@@ -72,7 +72,9 @@ class DemoConfig:
     """Of the loss; weights stay float32."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
-    num_threads: int = 0
+    num_threads: int = (
+        1  # the operations are small: a second thread waits more than it works, ten times so on a busy CPU
+    )
     """Threads of a tensor operation on the CPU; 0 lets torch decide."""
     eval_episodes: int = 20
     """Episodes to evaluate each policy in."""
