@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 # Below this many classes, torch's softmax over the last dimension takes 20 times as long as its parts one by one.
 _FEW_CLASSES = 8
 

@@ -152,7 +152,8 @@ def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, parts
     if bias is not None:
         result = result + split_parts(bias.to(result.dtype), blocks, parts)
     leading = (parts, *x.shape[:-1]) if parts > 1 else x.shape[:-1]
-    return result.view(*leading, -1)
+    shaped: Tensor = result.view(*leading, -1)
+    return shaped
 
 
 def split_parts(bias: Tensor, blocks: int, parts: int) -> Tensor:
@@ -162,4 +163,5 @@ def split_parts(bias: Tensor, blocks: int, parts: int) -> Tensor:
 
 def join_parts(x: Tensor, blocks: int) -> Tensor:
     """Return `[P, N, G * O / P]` as `[N, G * O]`: each block's parts side by side again."""
-    return x.unflatten(-1, (blocks, -1)).permute(1, 2, 0, 3).reshape(x.shape[1], -1)
+    joined: Tensor = x.unflatten(-1, (blocks, -1)).permute(1, 2, 0, 3).reshape(x.shape[1], -1)
+    return joined

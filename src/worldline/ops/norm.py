@@ -22,13 +22,15 @@ def rms_norm_silu(x: Tensor, scale: Tensor, eps: float) -> Tensor:
         result: Tensor = _RMSNormSiLU.apply(x, scale, eps)  # type: ignore[no-untyped-call]
         return result
     x = x.float()
-    return F.silu((x * inverse_rms(x, eps)).mul_(scale), inplace=True)
+    scaled: Tensor = (x * inverse_rms(x, eps)).mul_(scale)
+    return F.silu(scaled, inplace=True)
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
     """Return (mean(x^2) + eps)^(-1/2) over the last dimension, `[..., 1]`."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    inverse: Tensor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return inverse
 
 
 class _RMSNormSiLU(torch.autograd.Function):

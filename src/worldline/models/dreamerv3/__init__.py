@@ -7,7 +7,7 @@ What is implemented, by the paper's equations and the reference code:
 - eq. 6 to 9: lambda-returns with the discount in the continuation, critic as two-hot regression with a slow copy as
   regulariser, actor by REINFORCE on advantages scaled by the range of returns (`behavior`)
 - eq. 9, 10: symlog, symexp two-hot (`ops.twohot`)
-- the replay value loss, LaProp and adaptive gradient clipping of the later reference code (`behavior`, `training.optim`)
+- the replay value loss (`behavior`), LaProp, adaptive gradient clipping (`training.optim`) of the later reference code
 
 Where it differs, and why:
 

@@ -6,6 +6,7 @@ padded to what the pooling stages need by repeating the border, and reconstructi
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -88,7 +89,7 @@ class Encoder(nn.Module):
             self.layout = ImageLayout(config.images)
             depths = self.layout.depths(config.depth)
             channels = [sum(self.layout.channels.values()), *depths]
-            self.convs = nn.ModuleList(Conv(*pair) for pair in zip(channels, channels[1:], strict=False))
+            self.convs = nn.ModuleList(Conv(*pair) for pair in itertools.pairwise(channels))
             self.norms = nn.ModuleList(ChannelNorm(depth) for depth in depths)
             self.token_dim += self.layout.rows * self.layout.columns * depths[-1]
 
@@ -140,7 +141,7 @@ class Decoder(nn.Module):
             self.space_norm = ChannelNorm(depths[-1])
             # Each stage doubles the size: depths[-1] -> ... -> depths[0] -> the image.
             inner = depths[::-1]
-            self.convs = nn.ModuleList(Conv(*pair) for pair in zip(inner, inner[1:], strict=False))
+            self.convs = nn.ModuleList(Conv(*pair) for pair in itertools.pairwise(inner))
             self.norms = nn.ModuleList(ChannelNorm(depth) for depth in inner[1:])
             self.image_out = Conv(depths[0], sum(self.layout.channels.values()))
 

@@ -22,6 +22,20 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+# What a setting may be, the bounds included: beyond them a model could not be built, or would mean nothing.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("deter", "hidden", "units", "stoch", "classes", "depth", "blocks"), (1, 1 << 16)),
+    **{f"{part}_layers": (1, 64) for part in ("prior", "encoder", "decoder", "reward", "continue", "policy", "value")},
+    "num_bins": (2, 1 << 16),
+    "imagination_horizon": (1, 1000),
+    "discount_horizon": (2, 1 << 30),
+    **dict.fromkeys(("unimix", "return_lambda", "slow_value_rate", "return_rate"), (0.0, 1.0)),
+    **dict.fromkeys(("beta1", "beta2"), (0.0, 1.0 - 1e-9)),
+    **dict.fromkeys(("min_std", "max_std", "return_limit"), (1e-6, 1e6)),
+    **dict.fromkeys(("free_nats", "entropy_scale", "agc"), (0.0, 1e6)),
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DreamerV3Config:
     """Settings of DreamerV3; the defaults are those of the reference implementation, at size 12m."""
@@ -91,11 +105,12 @@ class DreamerV3Config:
                 f"action_sizes must sum to action_dim={self.action_dim} where actions are multi-discrete; "
                 f"got {self.action_sizes}, which sums to {sum(self.action_sizes)}."
             )
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name} must be between {low} and {high}; got {value}.")
         if self.deter % self.blocks:
             raise ConfigError(f"deter must be a multiple of blocks={self.blocks}; got {self.deter}.")
-        for name in ("deter", "hidden", "stoch", "classes", "units", "depth", "imagination_horizon", "num_bins"):
-            if getattr(self, name) < (2 if name == "num_bins" else 1):
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}.")
 
     @property
     def obs_shapes(self) -> dict[str, tuple[int, ...]]:

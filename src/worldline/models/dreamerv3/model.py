@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from worldline.batch import Batch, Obs
+from worldline.errors import DataError
 from worldline.models.base import Trajectory, WorldModel
 from worldline.models.dreamerv3.behavior import Imagined, imagination_losses, replay_value_loss
 from worldline.models.dreamerv3.codecs import Decoder, Encoder
 from worldline.models.dreamerv3.config import DreamerV3Config
 from worldline.models.dreamerv3.heads import ActionHead, Head
-from worldline.models.dreamerv3.rows import Rows, align
+from worldline.models.dreamerv3.rows import Rows, align, named_obs
 from worldline.models.dreamerv3.rssm import RSSM, State
 from worldline.ops.distributions import bernoulli_loss, categorical_entropy, categorical_kl
 from worldline.ops.masking import masked_mean
@@ -68,7 +69,7 @@ class DreamerV3(WorldModel):
         # Running 5th and 95th percentile of imagined returns
         self.register_buffer("return_low", torch.zeros(()))
         self.register_buffer("return_high", torch.zeros(()))
-        scales = {name: config.reconstruction_scale for name in config.obs_shapes}
+        scales = dict.fromkeys(config.obs_shapes, config.reconstruction_scale)
         self.loss_scales = scales | {
             "dyn": config.dyn_scale,
             "rep": config.rep_scale,
@@ -96,7 +97,8 @@ class DreamerV3(WorldModel):
     @torch.no_grad()
     def after_update(self) -> None:
         """Move the slow critic a step towards the critic."""
-        slow, fast = list(self.slow_value.parameters()), list(self.value.parameters())
+        slow: list[Tensor] = list(self.slow_value.parameters())
+        fast: list[Tensor] = list(self.value.parameters())
         torch._foreach_lerp_(slow, fast, self.config.slow_value_rate)
 
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -286,13 +288,9 @@ class DreamerV3(WorldModel):
         return self.config.discount_horizon
 
     def _named(self, obs: Obs) -> dict[str, Tensor]:
-        from worldline.models.dreamerv3.rows import named_obs
-
         return named_obs(obs, self.config, leading=1)
 
     def _check_actions(self, state: State, actions: Tensor) -> None:
-        from worldline.errors import DataError
-
         expected = (*state.deter.shape[:-1], self.config.action_dim)
         if actions.ndim != 3 or tuple(actions.shape[1:]) != expected:
             raise DataError(

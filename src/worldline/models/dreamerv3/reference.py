@@ -1,7 +1,7 @@
 """Parameters under the names and layouts of the reference implementation (danijar/dreamerv3).
 
-Its kernels are `[in, out]`, ours `[out, in]`; its convolutions `[h, w, in, out]`, ours `[out, in, h, w]`; block-diagonal
-kernels are alike. `tools/parity.py` uses this to hold Worldline against values that the reference computed.
+Its kernels are `[in, out]`, ours `[out, in]`; its convolutions `[h, w, in, out]`, ours `[out, in, h, w]`;
+block-diagonal kernels are alike. `tools/parity.py` uses this to hold ours against values that the reference computed.
 """
 
 from __future__ import annotations
@@ -16,55 +16,63 @@ from worldline.episode import Array
 from worldline.errors import DataError
 from worldline.models.dreamerv3.model import DreamerV3
 
+# Layers that have one name there: a linear layer, a convolution, or a norm alone.
+_SINGLE = {
+    "rssm.hidden": "dyn/dynhid0",
+    "rssm.hidden_norm": "dyn/dynhid0norm",
+    "rssm.gates": "dyn/dyngru",
+    "rssm.prior_out": "dyn/priorlogit",
+    "rssm.post_out": "dyn/obslogit",
+    "decoder.from_deter": "dec/sp0",
+    "decoder.from_stoch.1": "dec/sp2",
+    "decoder.space_norm": "dec/spnorm",
+    "decoder.image_out": "dec/imgout",
+    "reward.out": "rew/head/logits",
+    "continuation.out": "con/head/logit",
+    "actor.out": "pol/head/action/logits",
+    "value.out": "val/head/logits",
+    "slow_value.out": "slowval/head/logits",
+}
+# Dense layers: ours, the name of the linear layer there, that of the norm. {} is the layer's number.
+_DENSE = (
+    ("rssm.deter_in", "dyn/dynin0", "dyn/dynin0norm"),
+    ("rssm.stoch_in", "dyn/dynin1", "dyn/dynin1norm"),
+    ("rssm.action_in", "dyn/dynin2", "dyn/dynin2norm"),
+    ("rssm.post_in", "dyn/obs0", "dyn/obs0norm"),
+    ("rssm.prior_mlp.{}", "dyn/prior{}", "dyn/prior{}norm"),
+    ("encoder.mlp.{}", "enc/mlp{}", "enc/mlp{}norm"),
+    ("decoder.from_stoch.0", "dec/sp1", "dec/sp1norm"),
+    ("decoder.mlp.{}", "dec/mlp/linear{}", "dec/mlp/norm{}"),
+    ("reward.mlp.{}", "rew/mlp/linear{}", "rew/mlp/norm{}"),
+    ("continuation.mlp.{}", "con/mlp/linear{}", "con/mlp/norm{}"),
+    ("actor.mlp.{}", "pol/mlp/linear{}", "pol/mlp/norm{}"),
+    ("value.mlp.{}", "val/mlp/linear{}", "val/mlp/norm{}"),
+    ("slow_value.mlp.{}", "slowval/mlp/linear{}", "slowval/mlp/norm{}"),
+)
+_PARTS = {"weight": "kernel", "bias": "bias", "scale": "scale"}
+
 
 def reference_names(model: DreamerV3) -> dict[str, str]:
     """Return the reference's name of every parameter and running statistic of `model`, by our name."""
-    pairs = {
-        "rssm.deter_in": ("dyn/dynin0", "dyn/dynin0norm"),
-        "rssm.stoch_in": ("dyn/dynin1", "dyn/dynin1norm"),
-        "rssm.action_in": ("dyn/dynin2", "dyn/dynin2norm"),
-        "rssm.post_in": ("dyn/obs0", "dyn/obs0norm"),
-    }
-    single = {
-        "rssm.hidden": "dyn/dynhid0",
-        "rssm.hidden_norm": "dyn/dynhid0norm",
-        "rssm.gates": "dyn/dyngru",
-        "rssm.prior_out": "dyn/priorlogit",
-        "rssm.post_out": "dyn/obslogit",
-        "decoder.from_deter": "dec/sp0",
-        "decoder.from_stoch.1": "dec/sp2",
-        "decoder.space_norm": "dec/spnorm",
-        "decoder.image_out": "dec/imgout",
-    }
-    pairs["decoder.from_stoch.0"] = ("dec/sp1", "dec/sp1norm")
-    for layer in range(model.config.prior_layers):
-        pairs[f"rssm.prior_mlp.{layer}"] = (f"dyn/prior{layer}", f"dyn/prior{layer}norm")
-    for layer in range(model.config.encoder_layers):
-        pairs[f"encoder.mlp.{layer}"] = (f"enc/mlp{layer}", f"enc/mlp{layer}norm")
-    heads = {"reward": "rew", "continuation": "con", "actor": "pol", "value": "val", "slow_value": "slowval"}
-    for ours, theirs in {**heads, "decoder": "dec"}.items():
-        for layer in range(16):
-            pairs[f"{ours}.mlp.{layer}"] = (f"{theirs}/mlp/linear{layer}", f"{theirs}/mlp/norm{layer}")
-    outputs = {"reward": "logits", "continuation": "logit", "actor": "action/logits", "value": "logits"}
-    for ours, theirs in {**outputs, "slow_value": "logits"}.items():
-        single[f"{ours}.out"] = f"{heads[ours]}/head/{theirs}"
-    for name in model.config.vectors:
-        single[f"decoder.outputs.{name}"] = f"dec/vec/{name}/pred"
-    if model.config.images:
-        stages = model.encoder.layout.stages
-        for stage in range(stages):
-            single[f"encoder.convs.{stage}"] = f"enc/cnn{stage}"
-            single[f"encoder.norms.{stage}"] = f"enc/cnn{stage}norm"
-        for index, stage in enumerate(reversed(range(stages - 1))):
-            single[f"decoder.convs.{index}"] = f"dec/conv{stage}"
-            single[f"decoder.norms.{index}"] = f"dec/conv{stage}norm"
-    for ours, (linear, norm) in pairs.items():
-        single[f"{ours}.linear"], single[f"{ours}.norm"] = linear, norm
-    parts = {"weight": "kernel", "bias": "bias", "scale": "scale"}
+    modules = dict(_SINGLE)
+    config = model.config
+    most_layers = max(config.prior_layers, config.encoder_layers, config.decoder_layers, config.reward_layers)
+    most_layers = max(most_layers, config.continue_layers, config.policy_layers, config.value_layers)
+    for ours, linear, norm in _DENSE:
+        for layer in range(most_layers):
+            modules[f"{ours.format(layer)}.linear"] = linear.format(layer)
+            modules[f"{ours.format(layer)}.norm"] = norm.format(layer)
+    modules |= {f"decoder.outputs.{name}": f"dec/vec/{name}/pred" for name in config.vectors}
+    stages = model.encoder.layout.stages if config.images else 0
+    for stage in range(stages):
+        modules[f"encoder.convs.{stage}"], modules[f"encoder.norms.{stage}"] = f"enc/cnn{stage}", f"enc/cnn{stage}norm"
+        # The decoder goes the other way, and its last stage is the output layer.
+        step = stages - 2 - stage
+        modules[f"decoder.convs.{step}"], modules[f"decoder.norms.{step}"] = f"dec/conv{stage}", f"dec/conv{stage}norm"
     result = {"return_low": "retnorm/lo/value", "return_high": "retnorm/hi/value"}
     for name, _ in model.named_parameters():
         module, _, part = name.rpartition(".")
-        result[name] = f"{single[module]}/{parts[part]}"
+        result[name] = f"{modules[module]}/{_PARTS[part]}"
     return result
 
 
