@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from worldline.cli import runs
+from worldline.cli.train import build_model
+from worldline.episode import DataSpec
 
 from .tiny import BUDGET, SETTINGS, run, start, train
 
@@ -168,3 +170,13 @@ def test_a_saved_model_can_be_trained_further(finished_run, data, tmp_path):
     assert run("train", finished_run / "final", "--data", data, "--out", out, *BUDGET) == 0
     assert json.loads((out / "final" / "config.json").read_text())["config"]["units"] == 8
     assert digest(out) != digest(finished_run)
+
+
+@pytest.mark.parametrize(
+    ("action_type", "sizes", "width"), [("discrete", (3,), 3), ("multi_discrete", (2, 3), 5), ("continuous", (), 2)]
+)
+def test_the_model_is_built_for_the_data(action_type, sizes, width):
+    spec = DataSpec(obs_shape={"b": (3,), "a": (2,)}, action_dim=width, action_type=action_type, action_sizes=sizes)
+    config = build_model("dreamerv3:size1m", spec, SETTINGS, seed=0).config
+    assert (config.obs_shape, config.action_dim, config.action_type) == ({"b": (3,), "a": (2,)}, width, action_type)
+    assert config.units == 8
