@@ -142,7 +142,7 @@ def _tiles(result: DemoResult) -> list[Tile]:
         Tile(
             label=f"Error {open_loop.horizon} steps ahead",
             value=f"{ratio:.1%}",
-            note="of that of copying the last one",
+            note="of the error of copying",
         ),
         Tile(
             label="Data",
