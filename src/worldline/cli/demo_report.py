@@ -145,8 +145,8 @@ def _tiles(result: DemoResult) -> list[Tile]:
             note="of the error of copying",
         ),
         Tile(
-            label="Data",
-            value=f"{result.buffer.num_transitions:,} steps",
+            label="Environment steps",
+            value=f"{result.buffer.num_transitions:,}",
             note=f"{result.buffer.num_episodes:,} random episodes",
         ),
         Tile(
