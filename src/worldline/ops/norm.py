@@ -53,7 +53,7 @@ class _RMSNormSiLU(torch.autograd.Function):
         normed, inverse, scale = ctx.saved_tensors
         inner = torch.ops.aten.silu_backward(grad.to(normed.dtype), normed * scale)
         product = inner * normed
-        scale_grad = product.flatten(0, -2).sum(0)
+        scale_grad = product.reshape(-1, len(scale)).sum(0)
         mean = (product @ scale)[..., None] / normed.shape[-1]
         x_grad = inner.mul_(scale).addcmul_(normed, mean, value=-1).mul_(inverse)
         return x_grad.to(ctx.dtype), scale_grad, None
