@@ -126,7 +126,7 @@ class Decoder(nn.Module):
         self.shapes = config.obs_shapes
         self.vectors, self.images = config.vectors, list(config.images)
         latent = config.stoch * config.classes
-        self.deter, self.blocks = config.deter, config.blocks
+        self.deter = config.deter
         if self.vectors:
             self.mlp = MLP(config.deter + latent, config.units, config.decoder_layers)
             self.outputs = nn.ModuleDict(
@@ -136,7 +136,9 @@ class Decoder(nn.Module):
             self.layout = ImageLayout(config.images)
             depths = self.layout.depths(config.depth)
             size = self.layout.rows * self.layout.columns * depths[-1]
-            self.from_deter = BlockLinear(config.deter, size, config.blocks)
+            # A block makes a share of the channels. Small images and depths may have too few for all blocks.
+            self.blocks = math.gcd(config.blocks, depths[-1])
+            self.from_deter = BlockLinear(config.deter, size, self.blocks)
             self.from_stoch = nn.Sequential(Dense(latent, 2 * config.units), Linear(2 * config.units, size))
             self.space_norm = ChannelNorm(depths[-1])
             # Each stage doubles the size: depths[-1] -> ... -> depths[0] -> the image.
