@@ -122,7 +122,7 @@ class TrainingRun:
         trainer = Trainer(
             model,
             self.training,
-            [ProgressCallback(), LoggingCallback(self.out), CheckpointCallback(checkpoints), *callbacks],
+            [ProgressCallback(), LoggingCallback(self.out, console=False), CheckpointCallback(checkpoints), *callbacks],
         )
         trainer.train(buffer, resume_from=checkpoints if list_checkpoints(checkpoints) else None)
         model.save_pretrained(self.out / runs.FINAL)

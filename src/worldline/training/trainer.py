@@ -19,6 +19,7 @@ from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
 from worldline.device import resolve_device
 from worldline.errors import ConfigError, DataError, NonFiniteError
+from worldline.memory import keep_freed_memory
 from worldline.protocols import Trainable
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 ModelT = TypeVar("ModelT", bound=nn.Module)
 Status = Literal["idle", "running", "finished", "stopped", "interrupted", "failed"]
 
-# Settings that may differ between a checkpoint and the run that continues it without changing a single number.
+# Settings that may differ between a checkpoint and the run that continues it.
 _FREE_SETTINGS = {"total_steps", "log_interval", "eval_interval", "save_interval", "device"}
 
 
@@ -49,8 +50,7 @@ class Trainer(Generic[ModelT]):
         callbacks: In the order in which they are called.
         step: Optimiser steps done so far, resumed ones included.
         last_step: The step at which the present or last `train` ends unless it is stopped.
-        status: How the last `train` ended, or "running".
-        stop_reason: What `request_stop` was given, if that ended the last `train`.
+        status: How the last `train` ended, or "running"; `stop_reason` is what `request_stop` was given.
         last_checkpoint: The newest checkpoint that this trainer wrote or resumed from.
         data_seconds: Time spent waiting for batches so far.
 
@@ -209,6 +209,7 @@ class Trainer(Generic[ModelT]):
 
     def _prepare(self, data: Data, resume_from: str | os.PathLike[str] | None) -> RngState | None:
         """Make everything ready for the loop and return the generators' state to start it with, if it is known."""
+        keep_freed_memory(self.device.type)
         self.model.to(self.device).train()
         self.optimizer.attach()
         self._source = open_source(
@@ -219,7 +220,7 @@ class Trainer(Generic[ModelT]):
             self._restore(checkpoint)
             if not self._source.is_seekable:
                 warnings.warn(
-                    "The data cannot seek, so the resumed run sees other batches than an uninterrupted one would. "
+                    "The data cannot seek, so the batches after the resume are other ones than they would have been. "
                     "Exact resume needs data with seek(seed=, step=), such as ReplayBuffer.",
                     stacklevel=3,
                 )

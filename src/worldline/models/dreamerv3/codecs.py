@@ -129,9 +129,8 @@ class Decoder(nn.Module):
         self.deter = config.deter
         if self.vectors:
             self.mlp = MLP(config.deter + latent, config.units, config.decoder_layers)
-            self.outputs = nn.ModuleDict(
-                {_key(name): Linear(config.units, size) for name, size in self.vectors.items()}
-            )
+            # A list: a name may be what a module cannot be called, such as "type" or "a.b".
+            self.outputs = nn.ModuleList(Linear(config.units, size) for size in self.vectors.values())
         if self.images:
             self.layout = ImageLayout(config.images)
             depths = self.layout.depths(config.depth)
@@ -154,8 +153,8 @@ class Decoder(nn.Module):
         if self.vectors:
             # The reference puts stoch first here, and deter first everywhere else.
             hidden = self.mlp(torch.cat([stoch, deter], -1))
-            for name in self.vectors:
-                result[name] = self.outputs[_key(name)](hidden).float().unflatten(-1, self.shapes[name])
+            for name, output in zip(self.vectors, self.outputs, strict=True):
+                result[name] = output(hidden).float().unflatten(-1, self.shapes[name])
         if self.images:
             result.update(self._decode_images(deter, stoch))
         return {name: result[name] for name in self.shapes}
@@ -191,8 +190,3 @@ class Decoder(nn.Module):
     def decode(self, features: Tensor) -> dict[str, Tensor]:
         """Return observations in their own units for `features [N, D + S * K]`: images in [0, 1]."""
         return {name: symexp(x) if name in self.vectors else x for name, x in self(features).items()}
-
-
-def _key(name: str) -> str:
-    """Return `name` as a module may be called."""
-    return name.replace(".", "/") if "." in name else name

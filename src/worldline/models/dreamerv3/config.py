@@ -21,6 +21,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "size400m": {"deter": 12288, "hidden": 1536, "classes": 96, "depth": 96, "units": 1536},
 }
 
+# "loss" and its terms: an observation of that name would take the place of the term.
+_LOSS_NAMES = {"loss", "dyn", "rep", "rew", "con", "policy", "value", "repval"}
 
 # What a setting may be, the bounds included: beyond them a model could not be built, or would mean nothing.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -98,6 +100,8 @@ class DreamerV3Config:
                 raise ConfigError(
                     f"obs_shape of {name!r} must have 1 to 3 positive dimensions (an image has 3); got {shape}."
                 )
+            if name in _LOSS_NAMES:
+                raise ConfigError(f"An observation is called {name!r}, which is the name of a loss. Rename it.")
         if self.action_dim < 1:
             raise ConfigError(f"action_dim must be at least 1; got {self.action_dim}.")
         if self.action_type == "multi_discrete" and sum(self.action_sizes) != self.action_dim:

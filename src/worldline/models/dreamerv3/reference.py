@@ -62,7 +62,7 @@ def reference_names(model: DreamerV3) -> dict[str, str]:
         for layer in range(most_layers):
             modules[f"{ours.format(layer)}.linear"] = linear.format(layer)
             modules[f"{ours.format(layer)}.norm"] = norm.format(layer)
-    modules |= {f"decoder.outputs.{name}": f"dec/vec/{name}/pred" for name in config.vectors}
+    modules |= {f"decoder.outputs.{index}": f"dec/vec/{name}/pred" for index, name in enumerate(config.vectors)}
     stages = model.encoder.layout.stages if config.images else 0
     for stage in range(stages):
         modules[f"encoder.convs.{stage}"], modules[f"encoder.norms.{stage}"] = f"enc/cnn{stage}", f"enc/cnn{stage}norm"

@@ -54,9 +54,9 @@ def align(batch: Batch, config: DreamerV3Config) -> Rows:
     valid = steps | arrived
     obs_mask = batch.obs_mask.transpose(0, 1)
     return Rows(
-        obs={name: value.transpose(0, 1) for name, value in obs.items()},
-        prev_actions=_shift(batch.actions.transpose(0, 1)).float(),
-        rewards=_shift(batch.rewards.transpose(0, 1)).float() * arrived,
+        obs={name: _blank(value.transpose(0, 1), obs_mask) for name, value in obs.items()},
+        prev_actions=_blank(_shift(batch.actions.transpose(0, 1)).float(), arrived),
+        rewards=_blank(_shift(batch.rewards.transpose(0, 1)).float(), arrived),
         is_first=is_first,
         is_last=arrived & ~steps,
         is_terminal=_shift(batch.terminations.transpose(0, 1).bool()) & arrived,
@@ -91,6 +91,14 @@ def named_obs(obs: Obs, config: DreamerV3Config, *, leading: int) -> dict[str, T
                 f"Observation {name!r} must be {axes}, {', '.join(map(str, shape))}]; got {list(named[name].shape)}."
             )
     return {name: named[name] for name in config.obs_shapes}
+
+
+def _blank(x: Tensor, mask: Tensor) -> Tensor:
+    """Return `x [T, B, ...]`, zero where `mask [T, B]` is False. What is not real may be NaN, which no weight stops."""
+    # Integers are finite, and images too large to be copied for nothing.
+    if not x.is_floating_point():
+        return x
+    return x.masked_fill(~mask.view(*mask.shape, *[1] * (x.ndim - 2)), 0.0)
 
 
 def _shift(x: Tensor) -> Tensor:

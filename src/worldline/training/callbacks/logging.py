@@ -30,6 +30,7 @@ class LoggingCallback(Callback):
         log_interval: Steps between two lines; None for the trainer's `log_interval`.
         use_wandb: Log to Weights & Biases; where that is not possible, a warning says so and training goes on.
         use_tensorboard: Write TensorBoard's files; None does so if it is installed and `output_dir` is given.
+        console: Print every line, too.
     """
 
     order = Order.RECORD
@@ -40,6 +41,7 @@ class LoggingCallback(Callback):
         log_interval: int | None = None,
         use_wandb: bool = False,
         use_tensorboard: bool | None = None,
+        console: bool = True,
     ) -> None:
         if log_interval is not None and log_interval < 1:
             raise ConfigError(f"LoggingCallback needs a log_interval of at least 1; got {log_interval}.")
@@ -51,6 +53,7 @@ class LoggingCallback(Callback):
         self.log_interval = log_interval
         self.use_wandb = use_wandb
         self.use_tensorboard = use_tensorboard
+        self.console = console
         self._writers: list[MetricWriter] = []
         self._evaluated: dict[str, float] = {}
         self._last_time = 0.0
@@ -84,7 +87,8 @@ class LoggingCallback(Callback):
         self._evaluated = {}
         for writer in self._writers:
             writer.write(step, metrics)
-        self._print(step, metrics)
+        if self.console:
+            self._print(step, metrics)
         self._restart_clock()
 
     def on_train_end(self) -> None:
