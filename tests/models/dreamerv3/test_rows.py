@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.dreamerv3.tiny_dreamer import make_batch, make_config
+from worldline.batch import Batch
+from worldline.errors import DataError
+from worldline.models.dreamerv3.rows import align, named_obs
+
+T, F = True, False
+CONFIG = make_config(obs_shape=(1,))
+
+
+def bools(*rows: list[bool]) -> Tensor:
+    return torch.tensor(rows)
+
+
+def three_windows() -> Batch:
+    """An episode of 2 steps with its end and padding; the middle of one; the end of one whose last obs was lost."""
+    return Batch(
+        obs=torch.tensor([[1.0, 2, 3, 0], [4, 5, 6, 7], [8, 9, 10, 0]])[..., None],
+        actions=torch.nn.functional.one_hot(torch.tensor([[0, 1, 0, 0], [1, 1, 0, 1], [0, 0, 1, 0]]), 2).float(),
+        rewards=torch.tensor([[10.0, 20, 0, 0], [30, 40, 50, 60], [70, 80, 90, 0]]),
+        terminations=bools([F, T, F, F], [F, F, F, F], [F, F, F, F]),
+        is_first=bools([T, F, F, F], [F, F, F, F], [F, F, F, F]),
+        step_mask=bools([T, T, F, F], [T, T, T, T], [T, T, T, F]),
+        obs_mask=bools([T, T, T, F], [T, T, T, T], [T, T, T, F]),
+    )
+
+
+def test_rewards_actions_and_ends_move_to_where_they_arrive():
+    rows = align(three_windows(), CONFIG)
+    assert rows.obs["obs"][..., 0].T.tolist() == [[1, 2, 3, 0], [4, 5, 6, 7], [8, 9, 10, 0]]
+    assert rows.rewards.T.tolist() == [[0, 10, 20, 0], [0, 30, 40, 50], [0, 70, 80, 90]]
+    assert rows.prev_actions.argmax(-1).T[:, 1:].tolist() == [[0, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert (rows.prev_actions[0] == 0).all()  # unknown, or none
+    assert (rows.prev_actions[3, 0] == 0).all()
+    assert rows.is_first.T.tolist() == [[T, F, F, F], [F, F, F, F], [F, F, F, F]]
+    assert rows.is_terminal.T.tolist() == [[F, F, T, F], [F, F, F, F], [F, F, F, F]]
+    assert rows.is_last.T.tolist() == [[F, F, T, F], [F, F, F, F], [F, F, F, T]]
+
+
+def test_what_counts():
+    rows = align(three_windows(), CONFIG)
+    assert rows.valid.T.tolist() == [[T, T, T, F], [T, T, T, T], [T, T, T, T]]
+    assert rows.obs_mask.T.tolist() == [[T, T, T, F], [T, T, T, T], [T, T, T, F]]
+    # The first row of an episode has arrived with nothing; that of a window in its middle with something unknown.
+    assert rows.arrival_mask.T.tolist() == [[T, T, T, F], [F, T, T, T], [F, T, T, T]]
+    assert rows.lost_obs is not None
+    assert rows.lost_obs.T.tolist() == [[F, F, F, T], [F, F, F, F], [F, F, F, T]]
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf"), -3e38])
+def test_what_is_not_real_is_left_out(garbage: float):
+    batch = three_windows()
+    expected = align(batch, CONFIG)
+    steps, seen = batch.step_mask, batch.obs_mask
+    batch.actions[~steps] = garbage
+    batch.rewards[~steps] = garbage
+    batch.terminations[~steps] = True
+    batch.obs[~seen] = garbage
+    rows = align(batch, CONFIG)
+    for field in dataclasses.fields(rows):
+        ours, theirs = getattr(rows, field.name), getattr(expected, field.name)
+        if field.name == "obs":
+            ours, theirs = ours["obs"], theirs["obs"]
+        assert torch.equal(ours, theirs), field.name
+
+
+def test_images_keep_their_type():
+    config = make_config(obs_shape=(8, 8, 1))
+    rows = align(make_batch(config), config)
+    assert rows.obs["obs"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"obs": torch.zeros(4, 5, 2)}, r"Observation 'obs' must be \[B, T, 3\]; got \[4, 5, 2\]"),
+        ({"obs": torch.zeros(4, 5, 1, 3)}, r"must be \[B, T, 3\]; got \[4, 5, 1, 3\]"),
+        (
+            {"obs": {"state": torch.zeros(4, 5, 3)}},
+            r"observations \['obs'\]; obs is missing from those given, \['state'\]",
+        ),
+        ({"actions": torch.zeros(4, 5, 3)}, r"actions of 2 numbers; the batch has 3. Build it with action_dim=3"),
+    ],
+)
+def test_other_data_than_the_model_was_built_for(changes: dict[str, Any], message: str):
+    config = make_config()
+    with pytest.raises(DataError, match=message):
+        align(dataclasses.replace(make_batch(config), **changes), config)
+
+
+def test_named_obs_takes_what_the_model_knows_in_its_order():
+    config = make_config(obs_shape={"b": (2,), "a": (1,)})
+    obs = {"b": torch.zeros(5, 2), "more": torch.zeros(5), "a": torch.zeros(5, 1)}
+    assert list(named_obs(obs, config, leading=1)) == ["a", "b"]
+    with pytest.raises(DataError, match=r"'b' must be \[B, 2\]; got \[2\]"):
+        named_obs({"a": torch.zeros(5, 1), "b": torch.zeros(2)}, config, leading=1)
