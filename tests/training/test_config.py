@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -54,3 +55,20 @@ def test_without_warmup_the_first_step_has_the_full_rate() -> None:
 def test_the_configuration_does_not_import_torch() -> None:
     code = "import sys, worldline.training.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_falling_schedules_by_hand() -> None:
+    linear = TrainingConfig(learning_rate=2.0, warmup_steps=2, total_steps=11, schedule="linear", final_rate=0.5)
+    # Warm-up 1, 2; then from 2 at step 2 towards 1 at step 12.
+    assert [learning_rate_at(linear, step) for step in (1, 2, 7, 12, 99)] == [1.0, 2.0, 1.5, 1.0, 1.0]
+    cosine = TrainingConfig(learning_rate=2.0, total_steps=8, schedule="cosine")
+    # Half the way is half the rate; a quarter is (1 + cos 45 degrees) / 2.
+    assert learning_rate_at(cosine, 5) == pytest.approx(1.0)
+    assert learning_rate_at(cosine, 3) == pytest.approx(1 + 2**-0.5)
+    assert learning_rate_at(cosine, 9) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("settings", [{"schedule": "step"}, {"final_rate": 1.5}, {"final_rate": float("nan")}])
+def test_impossible_schedules_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        TrainingConfig(**settings)

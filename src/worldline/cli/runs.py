@@ -16,7 +16,7 @@ import yaml
 from worldline import __version__
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError, FileError
-from worldline.training.config import TrainingConfig
+from worldline.training.config import TrainingConfig, free_settings
 
 T = TypeVar("T")
 
@@ -25,9 +25,6 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 FINAL = "final"
 REPORT = "report.html"
-
-# Settings that a resumed run may change: they do not change a single number of what was begun.
-FREE_SETTINGS = ("total_steps", "log_interval", "eval_interval", "save_interval", "device")
 
 _MAX_CONFIG_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
@@ -131,10 +128,9 @@ def check_resumed(saved: RunConfig, asked: RunConfig, *, out: Path) -> None:
         ConfigError: It is another one; the message has every difference.
     """
     before, now = to_dict(saved.training), to_dict(asked.training)
+    free = free_settings(asked.training)
     changes = [
-        f"{key} was {before[key]!r}, not {now[key]!r}"
-        for key in now
-        if key not in FREE_SETTINGS and before[key] != now[key]
+        f"{key} was {before[key]!r}, not {now[key]!r}" for key in now if key not in free and before[key] != now[key]
     ]
     if saved.model != asked.model:
         changes.append(f"the model was {saved.model}, not {asked.model}")

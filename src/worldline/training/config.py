@@ -24,6 +24,8 @@ class TrainingConfig:
     weight_decay: float = 0.0  # decoupled (AdamW); a parameter group may set its own
     grad_clip: float = 100.0  # largest joint gradient norm of the groups without a rule of their own; 0 is off
     warmup_steps: int = 0  # steps over which the rate rises linearly to its peak; 0 starts at the peak
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of the rate, from the warm-up to total_steps
+    final_rate: float = 0.0  # what a falling schedule ends at, as a fraction of the peak
     log_interval: int = 100  # steps between two lines of the log
     eval_interval: int = 1000  # steps between two evaluations
     save_interval: int = 10_000  # steps between two checkpoints
@@ -39,10 +41,22 @@ class TrainingConfig:
         for name in ("weight_decay", "grad_clip"):
             _check_number(name, getattr(self, name), zero_allowed=True)
         _check_number("learning_rate", self.learning_rate, zero_allowed=False)
+        _check_number("final_rate", self.final_rate, zero_allowed=True)
+        if self.final_rate > 1:
+            raise ConfigError(f"final_rate is a fraction of the peak, at most 1; got {self.final_rate!r}.")
+        if self.schedule not in ("constant", "linear", "cosine"):
+            raise ConfigError(f"schedule must be 'constant', 'linear' or 'cosine'; got {self.schedule!r}.")
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"precision must be 'fp32' or 'bf16'; got {self.precision!r}.")
         if not isinstance(self.device, str) or not self.device:
             raise ConfigError(f"device must be a name such as 'auto', 'cpu' or 'cuda:0'; got {self.device!r}.")
+
+
+def free_settings(config: TrainingConfig) -> frozenset[str]:
+    """Return the settings that a run may be resumed with other values of, without changing a number of what is done."""
+    free = {"log_interval", "eval_interval", "save_interval", "device"}
+    # A falling learning rate depends on where it ends.
+    return frozenset(free | {"total_steps"} if config.schedule == "constant" else free)
 
 
 def learning_rate_at(config: TrainingConfig, step: int) -> float:
@@ -54,10 +68,18 @@ def learning_rate_at(config: TrainingConfig, step: int) -> float:
     0.25
     >>> learning_rate_at(TrainingConfig(learning_rate=1.0, warmup_steps=0), 1)
     1.0
+    >>> learning_rate_at(TrainingConfig(learning_rate=1.0, schedule="linear", total_steps=10), 6)
+    0.5
     """
     if step < config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
-    return config.learning_rate
+    if config.schedule == "constant":
+        return config.learning_rate
+    # The first step after the warm-up has the whole rate; the one after the last would have the final one.
+    begin = max(config.warmup_steps, 1)
+    done = min((step - begin) / max(config.total_steps + 1 - begin, 1), 1.0)
+    share = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * share)
 
 
 def _check_whole(name: str, value: Any, *, at_least: int) -> None:

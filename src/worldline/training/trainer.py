@@ -24,7 +24,7 @@ from worldline.protocols import Trainable
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
 from worldline.training.checkpoint import Checkpoint, load_checkpoint
-from worldline.training.config import TrainingConfig, learning_rate_at
+from worldline.training.config import TrainingConfig, free_settings, learning_rate_at
 from worldline.training.finite import FiniteCheck, NonFiniteStep, RngState, save_offending_batch
 from worldline.training.interrupts import Interrupts
 from worldline.training.metrics import to_floats
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 Status = Literal["idle", "running", "finished", "stopped", "interrupted", "failed"]
-
-# Settings that may differ between a checkpoint and the run that continues it.
-_FREE_SETTINGS = {"total_steps", "log_interval", "eval_interval", "save_interval", "device"}
 
 
 class Trainer(Generic[ModelT]):
@@ -318,11 +315,11 @@ class Trainer(Generic[ModelT]):
         self.last_checkpoint = checkpoint.path
 
     def _warn_of_changes(self, saved: Mapping[str, Any]) -> None:
-        now = to_dict(self.config)
+        free = free_settings(self.config)
         changes = [
             f"{name} {saved.get(name)!r} -> {value!r}"
-            for name, value in now.items()
-            if name not in _FREE_SETTINGS and saved.get(name) != value
+            for name, value in to_dict(self.config).items()
+            if name not in free and saved.get(name) != value
         ]
         if changes:
             warnings.warn(
