@@ -140,7 +140,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, parts: int = 1) -> Tensor:
     """Return the block-diagonal layer of `x [..., G * I]`, `weight [G, I, O]`, `bias [G * O]`.
 
-    The result is `[..., G * O]`, or `[P, ..., G * O / P]` in P `parts`, as `block_product` has them.
+    The result is `[..., G * O]`, or `[P, ..., G * O / P]` in P `parts`, as `block_product` has them; with a bias it is
+    of the bias's type.
     """
     blocks, size, _ = weight.shape
     assert x.shape[-1] == blocks * size, f"x {tuple(x.shape)} does not match weight {tuple(weight.shape)}"
@@ -150,7 +151,9 @@ def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, parts
     else:
         result = block_product(flat, weight, parts)
     if bias is not None:
-        result = result + split_parts(bias.to(result.dtype), blocks, parts)
+        offset = split_parts(bias, blocks, parts)
+        # A product in bfloat16 and a bias in float32 add up in float32, in one pass.
+        result = result.add_(offset) if result.dtype == offset.dtype else result + offset
     leading = (parts, *x.shape[:-1]) if parts > 1 else x.shape[:-1]
     shaped: Tensor = result.view(*leading, -1)
     return shaped

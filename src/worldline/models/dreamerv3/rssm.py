@@ -84,9 +84,9 @@ class RSSM(nn.Module):
         dtype = weights.hidden_dense.dtype
         embedding = torch.cat([self.deter_in(state.deter), self.stoch_in(state.stoch), self.embed_action(action)], -1)
         hidden = block_linear(state.deter.to(dtype), weights.hidden_block)
-        hidden = hidden + linear(embedding.to(dtype), weights.hidden_dense, self.hidden.bias.to(dtype))
+        hidden += linear(embedding.to(dtype), weights.hidden_dense, self.hidden.bias.to(dtype))
         gates = block_linear(self.hidden_norm(hidden).to(dtype), weights.gate_block, self.gates.bias, parts=3)
-        return gate(gates.float(), state.deter)
+        return gate(gates, state.deter, overwrite=not torch.is_grad_enabled())
 
     def embed_action(self, action: Tensor) -> Tensor:
         """Return `[..., h]`. Actions beyond [-1, 1] count as the nearest bound."""
