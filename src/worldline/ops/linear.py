@@ -117,7 +117,9 @@ class _BlockLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, parts: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.parts = parts
-        return block_product(x, weight, parts)
+        result = block_product(x, weight, parts)
+        # The product of one row is a view, and autograd lets nobody add to a view in place.
+        return result.clone() if result._is_view() else result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
