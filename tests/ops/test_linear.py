@@ -21,6 +21,13 @@ from worldline.ops.linear import (
 SIZES = [(1, 1, 2, 3), (5, 4, 3, 6), (32, 2, 96, 192)]
 
 
+@pytest.fixture(params=["by size", "onednn"], autouse=True)
+def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test with the kernels that its sizes would get, and with oneDNN's where it can be used."""
+    if request.param == "onednn":
+        monkeypatch.setattr(ops, "_MIN_WORK", 0)
+
+
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
@@ -135,10 +142,10 @@ def test_block_linear_and_its_gradients_are_those_of_a_dense_layer(size: tuple[i
 @pytest.mark.parametrize("parts", [1, 3])
 def test_one_product_a_block_and_one_for_all_agree(parts: int, monkeypatch: pytest.MonkeyPatch):
     rows, blocks, size, out = SIZES[-1]
-    assert rows * size * out >= ops._MIN_BLOCK_WORK, "the size does not take the path by block"
+    assert rows * size * out >= ops._MIN_WORK, "the size does not take the path by block"
     x, weight, grad = noise(rows, blocks * size), noise(blocks, size, out, seed=1), noise(rows, blocks * out, seed=2)
     by_block = block_product(x, weight, parts), block_weight_grad(x, grad, blocks)
-    monkeypatch.setattr(ops, "_MIN_BLOCK_WORK", 1 << 60)
+    monkeypatch.setattr(ops, "_MIN_WORK", 1 << 60)
     together = block_product(x, weight, parts), block_weight_grad(x, grad, blocks)
     for ours, theirs in zip(by_block, together, strict=True):
         assert close(ours, theirs)
@@ -160,6 +167,18 @@ def test_leading_dimensions_of_block_linear():
     assert block_linear(x, weight).shape == (2, 3, 12)
     assert block_linear(x, weight, parts=3).shape == (3, 2, 3, 4)
     assert close(block_linear(x, weight)[1], block_linear(x[1], weight))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_results_can_be_changed_in_place(rows: int, parts: int):
+    weight = noise(2, 2, 6, seed=1).requires_grad_()
+    grads = []
+    for x in (noise(rows, 4), noise(rows, 4).requires_grad_()):
+        result = block_linear(x, weight, parts=parts)
+        result += 1
+        grads.append(torch.autograd.grad(result.square().sum(), weight)[0])
+    assert close(*grads)
 
 
 def test_parts_and_back():

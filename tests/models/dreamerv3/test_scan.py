@@ -138,7 +138,7 @@ def test_the_scan_is_the_loop(
 def test_the_scan_is_the_loop_where_blocks_are_large(how: str, only_torch: Any, monkeypatch: pytest.MonkeyPatch):
     problem = Problem(**LARGE, time=3, batch=8)
     own = problem.config.deter // problem.config.blocks
-    assert 8 * own * own >= linear_ops._MIN_BLOCK_WORK, "the size does not take the path by block"
+    assert 8 * own * own >= linear_ops._MIN_WORK, "the size does not take the path by block"
     check(problem, how, only_torch, monkeypatch)
 
 
@@ -224,6 +224,14 @@ def test_the_gate_by_hand():
     gates = torch.tensor([[0.0], [2.0], [1.0]])
     expected = 0.5 * 3 + 0.5 * torch.tanh(torch.tensor([1.0]))
     assert torch.allclose(gate(gates, torch.tensor([3.0])), expected)
+
+
+def test_the_gate_in_the_memory_of_its_input():
+    torch.manual_seed(0)
+    gates, deter = torch.randn(3, 5, 8), torch.randn(5, 8)
+    expected, before = gate(gates, deter), deter.clone()
+    assert torch.allclose(gate(gates.clone(), deter, overwrite=True), expected, atol=1e-6)
+    assert torch.equal(deter, before)
 
 
 def test_gradient_of_the_gate():
