@@ -37,6 +37,15 @@ def test_run_with_its_checkpoints(finished_run, tmp_path, capsys):
     assert text.count("damaged") == 2
 
 
+def test_run_whose_loss_was_not_always_logged(finished_run, tmp_path, capsys):
+    run_copy = tmp_path / "run"
+    shutil.copytree(finished_run, run_copy)
+    lines = ['{"step": 2, "loss": null}', '{"step": 4, "loss": 7.5}', '{"step": 6, "eval/return": 9.0}']
+    for count, words in ((1, "step 2 of 6 logged"), (3, "7.5 at first, 7.5 at last")):
+        (run_copy / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines[:count]))
+        assert words in shown(capsys, run_copy)
+
+
 def test_saved_model(finished_run, capsys):
     text = shown(capsys, finished_run / "final")
     assert "numbers saved" in text

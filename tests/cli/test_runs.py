@@ -1,5 +1,6 @@
 """A run's folder: what is read back, what is refused."""
 
+import math
 import shutil
 
 import pytest
@@ -10,9 +11,20 @@ from worldline.errors import ConfigError, FileError
 
 def test_metrics_leave_out_what_a_kill_cut_short(tmp_path):
     assert runs.read_metrics(tmp_path) == []
-    lines = ['{"step": 1, "loss": 2.5, "note": "text"}', "[3]", '{"loss": 1}', '{"step": 2, "lo']
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    assert runs.read_metrics(tmp_path) == [{"step": 1.0, "loss": 2.5}]
+    lines = [
+        '{"step": 1, "loss": 2.5, "note": "text"}', "[3]", '{"loss": 1}', '{"step": null}', '{"step": NaN}', "[" * 9999,
+        '{"step": 2, "rate": %s}' % ("9" * 400), '{"step": 3, "lo',
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xff")
+    assert runs.read_metrics(tmp_path) == [{"step": 1.0, "loss": 2.5}, {"step": 2.0, "rate": math.inf}]
+
+
+def test_metrics_that_were_not_finite_are_nan(tmp_path):
+    rows = ['{"step": 1, "loss": null}', '{"step": 2, "loss": 3}', '{"step": 3, "eval/return": 9}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
+    metrics = runs.read_metrics(tmp_path)
+    assert math.isnan(metrics[0]["loss"])
+    assert runs.logged(metrics, "loss") == [(2, 3.0)]
 
 
 def test_a_configuration_survives_the_round_trip(finished_run, tmp_path):

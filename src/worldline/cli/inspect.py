@@ -134,8 +134,8 @@ def _run(path: Path) -> list[Table]:
     summary.add_row("seed", str(training.seed))
     step = int(metrics[-1]["step"]) if metrics else 0
     summary.add_row("progress", f"step {step:,} of {training.total_steps:,} logged")
-    if metrics:
-        summary.add_row("loss", f"{metrics[0]['loss']:.4g} at first, {metrics[-1]['loss']:.4g} at last")
+    if losses := runs.logged(metrics, "loss"):
+        summary.add_row("loss", f"{losses[0][1]:.4g} at first, {losses[-1][1]:.4g} at last")
     summary.add_row("command", config.command)
     return [summary, _checkpoints(path)]
 

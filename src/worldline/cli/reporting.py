@@ -27,15 +27,13 @@ def write_training_report(out: Path, config: runs.RunConfig) -> Path:
             note=f"{config.data.num_episodes:,} episodes of {Path(config.data.path).name}",
         ),
     ]
-    if metrics:
-        last = metrics[-1]
-        tiles.insert(
-            0, Tile(label="Loss", value=format_number(last["loss"]), note=f"step {last['step']:,.0f}", is_main=True)
-        )
-        speed = last.get("steps_per_second", 0.0)
-        if speed > 0:
-            left = describe_duration(config.training.total_steps / speed)
-            tiles.append(Tile(label="Speed", value=f"{format_number(round(speed, 2))} steps/s", note=f"{left} in all"))
+    if losses := runs.logged(metrics, "loss"):
+        step, loss = losses[-1]
+        tiles.insert(0, Tile(label="Loss", value=format_number(loss), note=f"step {step:,}", is_main=True))
+    speeds = runs.logged(metrics, "steps_per_second")
+    if speeds and (speed := speeds[-1][1]) > 0:
+        left = describe_duration(config.training.total_steps / speed)
+        tiles.append(Tile(label="Speed", value=f"{format_number(round(speed, 2))} steps/s", note=f"{left} in all"))
     page = Page(
         title=f"{config.model}: {out.name}",
         summary=f"Trained on {config.data.num_episodes:,} episodes.",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -186,19 +187,31 @@ def describe_data(path: Path, *, num_episodes: int, num_transitions: int) -> Dat
 
 
 def read_metrics(out: Path) -> list[dict[str, float]]:
-    """Return the lines of `metrics.jsonl`, without one that a kill cut short; none if there is no such file."""
+    """Return the lines of `metrics.jsonl`, each with its "step"; none if there is no such file.
+
+    A null is a value that was not finite and becomes NaN. What is no such line, as a kill leaves it, is passed over.
+    """
     path = out / METRICS
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
-        except ValueError:
+            record = json.loads(line, parse_int=float)
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, Mapping) and "step" in row:
-            rows.append({str(key): float(value) for key, value in row.items() if isinstance(value, int | float)})
+        if not isinstance(record, dict):
+            continue
+        numbers = {name: math.nan if value is None else value for name, value in record.items()}
+        row = {name: value for name, value in numbers.items() if isinstance(value, float)}
+        if math.isfinite(row.get("step", math.nan)):
+            rows.append(row)
     return rows
+
+
+def logged(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[int, float]]:
+    """Return (step, value) of every line of `read_metrics` that has a finite `name`."""
+    return [(int(row["step"]), row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]
 
 
 def make_folder(path: Path) -> None:
