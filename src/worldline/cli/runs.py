@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import yaml
 from worldline import __version__
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError, FileError
+from worldline.files import sha256, write_atomically
 from worldline.training.config import TrainingConfig, free_settings
 
 T = TypeVar("T")
@@ -28,7 +27,6 @@ FINAL = "final"
 REPORT = "report.html"
 
 _MAX_CONFIG_BYTES = 1 << 20
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,14 +171,10 @@ def saved_model(folder: Path) -> Path:
 
 def describe_data(path: Path, *, num_episodes: int, num_transitions: int) -> DataFile:
     """Return what `config.yaml` records about a data file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
     return DataFile(
         path=str(path),
         size=path.stat().st_size,
-        sha256=digest.hexdigest(),
+        sha256=sha256(path),
         num_episodes=num_episodes,
         num_transitions=num_transitions,
     )
@@ -233,13 +227,8 @@ def write_text(path: Path, text: str) -> None:
         FileError: It cannot be written.
     """
     make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.tmp")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_atomically(path, text.encode())
     except OSError as error:
         raise FileError(f"Cannot write {path}: {error}. Choose a folder you may write to.") from error
 

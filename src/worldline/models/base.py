@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import hashlib
 import json
 import os
 import struct
@@ -25,6 +24,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from worldline.batch import Batch, Obs
 from worldline.config import to_dict
 from worldline.errors import DataError, FileError, shown
+from worldline.files import replacing, sha256
 from worldline.protocols import ParamGroup
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -33,7 +33,6 @@ _FORMAT = "worldline-model"
 _VERSION = 1
 _MAX_CONFIG_BYTES = 1 << 16  # usual are some thousand; it also bounds how many observations can be named
 _MAX_HEADER_BYTES = 1 << 22  # some 40,000 tensors
-_CHUNK_BYTES = 1 << 20
 
 
 class Model(nn.Module, abc.ABC):
@@ -74,23 +73,18 @@ class Model(nn.Module, abc.ABC):
         tensors = {
             name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in self.state_dict().items()
         }
-        weights, config = directory / "model.safetensors", directory / "config.json"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, _beside(weights))
-            document = {
-                "format": _FORMAT,
-                "version": _VERSION,
-                "family": self.family,
-                "config": to_dict(self.config),
-                "weights": {"size": _beside(weights).stat().st_size, "sha256": _sha256(_beside(weights))},
-            }
-            _beside(config).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-            for file in (weights, config):
-                _sync(_beside(file))
-            for file in (weights, config):
-                _beside(file).replace(file)
-            _sync(directory)
+            with replacing(directory / "model.safetensors", directory / "config.json") as (weights, config):
+                save_file(tensors, weights)
+                document = {
+                    "format": _FORMAT,
+                    "version": _VERSION,
+                    "family": self.family,
+                    "config": to_dict(self.config),
+                    "weights": {"size": weights.stat().st_size, "sha256": sha256(weights)},
+                }
+                config.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise FileError(
                 f"Cannot save the model in {directory}: {error}. Choose a folder you may write to, with room for it."
@@ -279,28 +273,6 @@ def _read_tensors(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
     header_size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
     if not 0 < header_size <= min(_MAX_HEADER_BYTES, size - 8):
         raise FileError(f"{path} is not a safetensors file: its header claims {header_size} bytes. {_RESTORE}")
-    if _sha256(path) != expected["sha256"]:
+    if sha256(path) != expected["sha256"]:
         raise FileError(f"{path} is damaged: its SHA-256 is not the one in config.json. {_RESTORE}")
     return load_file(path)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt":  # cannot open a folder, nor flush what is open for reading
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

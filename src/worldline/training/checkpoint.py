@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from worldline.errors import FileError
-from worldline.training.files import sha256, sync
+from worldline.files import sha256, sync
 
 _FORMAT = "worldline-checkpoint"
 _VERSION = 1

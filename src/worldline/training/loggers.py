@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from worldline.training.files import set_aside, write_atomically
+from worldline.files import set_aside, write_atomically
 
 
 class MetricWriter(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from worldline.episode import Array
 from worldline.errors import FileError
+from worldline.files import replacing
 
 
 class ArchiveWriter:
@@ -41,27 +41,9 @@ def new_archive(path: Path, *, compress: bool) -> Iterator[ArchiveWriter]:
     Raises:
         FileError: The file cannot be written. What was there before is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     try:
-        try:
-            with temporary.open("wb") as file:
-                with zipfile.ZipFile(file, "w", method) as archive:
-                    yield ArchiveWriter(archive)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as (beside,), zipfile.ZipFile(beside, "w", method) as archive:
+            yield ArchiveWriter(archive)
     except OSError as error:
         raise FileError(f"{path} cannot be written: {error.strerror}. Choose a folder you may write to.") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

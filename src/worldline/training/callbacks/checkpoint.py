@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from worldline.errors import ConfigError, nearest
+from worldline.files import set_aside, write_atomically
 from worldline.training.callbacks.base import Callback, Order
 from worldline.training.checkpoint import list_checkpoints, remove_unfinished, save_checkpoint, step_of
-from worldline.training.files import set_aside, write_atomically
 from worldline.training.metrics import to_floats
 
 if TYPE_CHECKING:
