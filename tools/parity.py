@@ -171,7 +171,6 @@ def build_rows(io: dict[str, np.ndarray], num_actions: int) -> Rows:
         valid=everywhere,
         obs_mask=everywhere,
         arrival_mask=everywhere,
-        lost_obs=None,
     )
 
 

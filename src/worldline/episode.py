@@ -106,6 +106,16 @@ def numeric_array(name: str, value: Any) -> Array:
     return array
 
 
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Tell whether observations of this shape are images: three dimensions, `(H, W, C)` or `(C, H, W)`."""
+    return len(shape) == 3
+
+
+def is_channels_first(shape: tuple[int, ...]) -> bool:
+    """Tell whether an image's shape is `(C, H, W)` rather than `(H, W, C)`: what is smallest is the channels."""
+    return shape[0] < min(shape[1:])
+
+
 def named_obs(obs: ObsArray) -> dict[str, Array]:
     """Return the arrays of an observation by column name: "obs", or "obs.KEY" for each key of a dict."""
     return {f"obs.{key}": value for key, value in obs.items()} if isinstance(obs, dict) else {"obs": obs}

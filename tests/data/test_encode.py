@@ -156,7 +156,7 @@ def test_conversion_keeps_values(values: Any, dtype: Any, target: Any) -> None:
         (np.array([-1]), np.uint8, "cannot hold"),
         (np.array([2**24 + 1]), np.float32, "cannot hold"),
         (np.array([1e300]), np.float32, "beyond the range"),
-        (np.zeros((2, 8, 8), np.uint8), np.float32, "obs_dtype=np.uint8"),
+        (np.zeros((2, 8, 8, 3), np.uint8), np.float32, "obs_dtype=np.uint8"),
     ],
 )
 def test_conversion_that_loses_values_is_refused(array: Any, target: Any, message: str) -> None:

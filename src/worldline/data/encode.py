@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from worldline.episode import Array, DataSpec, check_finite, numeric_array
+from worldline.episode import Array, DataSpec, check_finite, is_image, numeric_array
 from worldline.errors import DataError
 
 
@@ -35,7 +35,7 @@ def convert(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
             f"{name} is {array.dtype}, but the buffer stores {dtype}. Convert images with "
             f"(255 * x).round().astype(np.uint8), or create the buffer with obs_dtype=np.float32."
         )
-    if array.dtype == np.uint8 and dtype.kind == "f" and array.ndim > 2:
+    if array.dtype == np.uint8 and dtype.kind == "f" and is_image(array.shape[1:]):
         raise DataError(
             f"{name} holds uint8 images, but the buffer stores {dtype}. Create it with obs_dtype=np.uint8 (models "
             f"scale those to [0, 1]), or pass x / 255 as {dtype}."

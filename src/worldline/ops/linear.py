@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Below this many multiply-adds, oneDNN's cost of a call (13 us against 2) is more than its speed saves.
@@ -102,6 +103,7 @@ class _Linear(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
@@ -122,6 +124,7 @@ class _BlockLinear(torch.autograd.Function):
         return result.clone() if result._is_view() else result
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad = join_parts(grad, len(weight)) if ctx.parts > 1 else grad.contiguous()

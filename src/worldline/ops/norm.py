@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -49,6 +50,7 @@ class _RMSNormSiLU(torch.autograd.Function):
         return F.silu(normed * scale, inplace=True)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         normed, inverse, scale = ctx.saved_tensors
         inner = torch.ops.aten.silu_backward(grad.to(normed.dtype), normed * scale)

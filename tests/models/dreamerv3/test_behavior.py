@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.dreamerv3.tiny_dreamer import make_batch, make_model
 from worldline.models.dreamerv3 import DreamerV3
-from worldline.models.dreamerv3.behavior import Imagined, imagination_losses, replay_value_loss
+from worldline.models.dreamerv3.behavior import ImaginedBehavior, imagination_losses, replay_value_loss
 from worldline.models.dreamerv3.rows import Rows, align
 from worldline.ops.twohot import twohot_loss
 
@@ -22,7 +22,7 @@ class Scene:
         self.model = model = make_model(**settings)
         torch.manual_seed(1)
         start = model.rssm.initial(NUM, torch.device("cpu")).map(lambda leaf: torch.rand_like(leaf))
-        self.imagined: Imagined = model.imagine_behavior(start, start.features, deterministic=False)
+        self.imagined: ImaginedBehavior = model.imagine_behavior(start, start.features, deterministic=False)
         self.first_continues = torch.rand(NUM)
         self.first_slow = torch.randn(NUM)
         self.valid = torch.ones(NUM, dtype=torch.bool)

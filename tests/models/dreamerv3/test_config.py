@@ -50,7 +50,10 @@ def test_choices(settings: dict[str, Any], choices: tuple[int, ...]):
         ({"obs_shape": ()}, r"obs_shape of 'obs' must have 1 to 3 positive dimensions.*got \(\)"),
         ({"obs_shape": (0,)}, r"got \(0,\)"),
         ({"obs_shape": {"a": (1,), "b": (1, 2, 3, 4)}}, r"obs_shape of 'b'"),
+        ({"obs_shape": {"a": (12, 12, 3), "b": (3, 12, 16)}}, r"All images must have one height and width.*Resize"),
         ({"action_dim": 0}, "action_dim must be at least 1; got 0"),
+        ({"action_dim": 1}, r'at least 2 choices; got \(1,\).*action_type="continuous"'),
+        ({"min_std": 1.0, "max_std": 1.0}, "min_std must be below max_std; got 1.0 and 1.0"),
         (
             {"action_dim": 5, "action_type": "multi_discrete", "action_sizes": (2, 2)},
             r"sum to action_dim=5.*got \(2, 2\), which sums to 4",

@@ -10,7 +10,7 @@ from torch import Tensor
 from models.dreamerv3.tiny_dreamer import make_batch, make_config
 from worldline.batch import Batch
 from worldline.errors import DataError
-from worldline.models.dreamerv3.rows import align, named_obs
+from worldline.models.dreamerv3.rows import align, model_obs
 
 T, F = True, False
 CONFIG = make_config(obs_shape=(1,))
@@ -36,23 +36,41 @@ def three_windows() -> Batch:
 def test_rewards_actions_and_ends_move_to_where_they_arrive():
     rows = align(three_windows(), CONFIG)
     assert rows.obs["obs"][..., 0].T.tolist() == [[1, 2, 3, 0], [4, 5, 6, 7], [8, 9, 10, 0]]
-    assert rows.rewards.T.tolist() == [[0, 10, 20, 0], [0, 30, 40, 50], [0, 70, 80, 90]]
-    assert rows.prev_actions.argmax(-1).T[:, 1:].tolist() == [[0, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert rows.rewards.T.tolist() == [[0, 10, 20, 0], [0, 30, 40, 50], [0, 70, 80, 0]]
+    assert rows.prev_actions.argmax(-1).T[:, 1:].tolist() == [[0, 1, 0], [1, 1, 0], [0, 0, 0]]
     assert (rows.prev_actions[0] == 0).all()  # unknown, or none
     assert (rows.prev_actions[3, 0] == 0).all()
     assert rows.is_first.T.tolist() == [[T, F, F, F], [F, F, F, F], [F, F, F, F]]
     assert rows.is_terminal.T.tolist() == [[F, F, T, F], [F, F, F, F], [F, F, F, F]]
-    assert rows.is_last.T.tolist() == [[F, F, T, F], [F, F, F, F], [F, F, F, T]]
+    assert rows.is_last.T.tolist() == [[F, F, T, F], [F, F, F, F], [F, F, T, F]]
 
 
 def test_what_counts():
     rows = align(three_windows(), CONFIG)
-    assert rows.valid.T.tolist() == [[T, T, T, F], [T, T, T, T], [T, T, T, T]]
+    assert rows.valid.T.tolist() == [[T, T, T, F], [T, T, T, T], [T, T, T, F]]
     assert rows.obs_mask.T.tolist() == [[T, T, T, F], [T, T, T, T], [T, T, T, F]]
     # The first row of an episode has arrived with nothing; that of a window in its middle with something unknown.
-    assert rows.arrival_mask.T.tolist() == [[T, T, T, F], [F, T, T, T], [F, T, T, T]]
-    assert rows.lost_obs is not None
-    assert rows.lost_obs.T.tolist() == [[F, F, F, T], [F, F, F, F], [F, F, F, T]]
+    assert rows.arrival_mask.T.tolist() == [[T, T, T, F], [F, T, T, T], [F, T, T, F]]
+
+
+def test_a_state_that_nobody_saw_counts_only_if_it_is_terminal():
+    batch = three_windows()
+    batch.terminations[2, 2] = True
+    rows = align(batch, CONFIG)
+    window = {name: getattr(rows, name)[:, 2].tolist() for name in ("rewards", "valid", "obs_mask", "arrival_mask")}
+    assert window == {
+        "rewards": [0, 70, 80, 90],
+        "valid": [T, T, T, T],
+        "obs_mask": [T, T, T, F],
+        "arrival_mask": [F, T, T, T],
+    }
+    assert rows.is_terminal[:, 2].tolist() == rows.is_last[:, 2].tolist() == [F, F, F, T]
+
+
+def test_a_single_row_is_too_short():
+    batch = three_windows().map(lambda tensor: tensor[:, :1])
+    with pytest.raises(DataError, match=r"at least 2 rows; got 1\. Sample with a larger sequence_length"):
+        align(batch, CONFIG)
 
 
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), -3e38])
@@ -96,9 +114,9 @@ def test_other_data_than_the_model_was_built_for(changes: dict[str, Any], messag
         align(dataclasses.replace(make_batch(config), **changes), config)
 
 
-def test_named_obs_takes_what_the_model_knows_in_its_order():
+def test_model_obs_takes_what_the_model_knows_in_its_order():
     config = make_config(obs_shape={"b": (2,), "a": (1,)})
     obs = {"b": torch.zeros(5, 2), "more": torch.zeros(5), "a": torch.zeros(5, 1)}
-    assert list(named_obs(obs, config, leading=1)) == ["a", "b"]
+    assert list(model_obs(obs, config, leading=1)) == ["a", "b"]
     with pytest.raises(DataError, match=r"'b' must be \[B, 2\]; got \[2\]"):
-        named_obs({"a": torch.zeros(5, 1), "b": torch.zeros(2)}, config, leading=1)
+        model_obs({"a": torch.zeros(5, 1), "b": torch.zeros(2)}, config, leading=1)

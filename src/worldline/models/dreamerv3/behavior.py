@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Imagined:
+class ImaginedBehavior:
     """H steps of behaviour from N states. Features stay apart by step: a joined copy would not fit a cache."""
 
     features: list[Tensor]  # H + 1 of [N, F], the start's first, detached
@@ -28,7 +28,7 @@ class Imagined:
 
 
 def imagination_losses(
-    model: DreamerV3, imagined: Imagined, first_continues: Tensor, first_slow: Tensor, valid: Tensor
+    model: DreamerV3, imagined: ImaginedBehavior, first_continues: Tensor, first_slow: Tensor, valid: Tensor
 ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
     """Return the actor's and critic's losses, the returns of the starts, and metrics.
 
@@ -99,8 +99,8 @@ def replay_value_loss(
 def _return_scale(model: DreamerV3, returns: Tensor, valid: Tensor) -> Tensor:
     """Return what advantages are divided by: the running range of returns between its 5th and 95th percentile."""
     if model.training:
-        real = returns.where(valid, returns.new_tensor(float("nan")))
-        quantiles = torch.nanquantile(real.flatten(), real.new_tensor([0.05, 0.95]))
+        real = returns.masked_fill(~valid, torch.nan)
+        quantiles = torch.nanquantile(real.flatten(), model.return_levels)
         model.return_low.lerp_(quantiles[0], model.config.return_rate)
         model.return_high.lerp_(quantiles[1], model.config.return_rate)
     return (model.return_high - model.return_low).clamp(min=model.config.return_limit)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldline.models.dreamerv3.config import DreamerV3Config
+from worldline.episode import is_channels_first
+from worldline.models.dreamerv3.config import DreamerV3Config, image_size
 from worldline.nn.layers import MLP, BlockLinear, Dense, Linear, NormSiLU, truncated_normal_
 from worldline.ops.twohot import symexp, symlog
 
@@ -21,20 +22,13 @@ _MULTIPLIERS = (2, 3, 4, 4)  # of the base depth, for each halving of the image;
 _KERNEL = 5
 
 
-def is_channels_first(shape: tuple[int, ...]) -> bool:
-    """Tell whether an image's shape is `(C, H, W)` rather than `(H, W, C)`: at most 4 channels, in front."""
-    return shape[0] <= 4 < shape[2]
-
-
 class ImageLayout:
     """How the images of a data set are joined along channels, padded and pooled."""
 
     def __init__(self, images: dict[str, tuple[int, ...]]) -> None:
         self.first = {name: is_channels_first(shape) for name, shape in images.items()}
-        sizes = {name: shape[1:] if self.first[name] else shape[:2] for name, shape in images.items()}
         self.channels = {name: shape[0] if self.first[name] else shape[2] for name, shape in images.items()}
-        assert len(set(sizes.values())) == 1, f"all images must have one size; got {sizes}"
-        self.height, self.width = next(iter(sizes.values()))
+        self.height, self.width = image_size(next(iter(images.values())))
         # As the reference: 4 halvings of a 64 x 64 image; fewer or more keep the smallest map within 3 to 16.
         self.stages = next(s for s in range(1, 32) if math.ceil(max(self.height, self.width) / 2**s) <= 6 or s == 31)
         while self.stages > 1 and math.ceil(min(self.height, self.width) / 2**self.stages) < 3:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from worldline.episode import is_channels_first, is_image
 from worldline.errors import ConfigError
 
 ObsShape = tuple[int, ...] | dict[str, tuple[int, ...]]
@@ -36,6 +37,11 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("min_std", "max_std", "return_limit"), (1e-6, 1e6)),
     **dict.fromkeys(("free_nats", "entropy_scale", "agc"), (0.0, 1e6)),
 }
+
+
+def image_size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the height and width of an image's shape."""
+    return shape[1:] if is_channels_first(shape) else shape[:2]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +101,18 @@ class DreamerV3Config:
     agc: float = 0.3
 
     def __post_init__(self) -> None:
+        self._check_observations()
+        self._check_actions()
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name} must be between {low} and {high}; got {value}.")
+        if self.min_std >= self.max_std:
+            raise ConfigError(f"min_std must be below max_std; got {self.min_std} and {self.max_std}.")
+        if self.deter % self.blocks:
+            raise ConfigError(f"deter must be a multiple of blocks={self.blocks}; got {self.deter}.")
+
+    def _check_observations(self) -> None:
         for name, shape in self.obs_shapes.items():
             if len(shape) > 3 or not shape or min(shape) < 1:
                 raise ConfigError(
@@ -102,6 +120,13 @@ class DreamerV3Config:
                 )
             if name in _LOSS_NAMES:
                 raise ConfigError(f"An observation is called {name!r}, which is the name of a loss. Rename it.")
+        if len({image_size(shape) for shape in self.images.values()}) > 1:
+            raise ConfigError(
+                f"All images must have one height and width, since one network sees them together; got {self.images}. "
+                "Resize them."
+            )
+
+    def _check_actions(self) -> None:
         if self.action_dim < 1:
             raise ConfigError(f"action_dim must be at least 1; got {self.action_dim}.")
         if self.action_type == "multi_discrete" and sum(self.action_sizes) != self.action_dim:
@@ -109,12 +134,11 @@ class DreamerV3Config:
                 f"action_sizes must sum to action_dim={self.action_dim} where actions are multi-discrete; "
                 f"got {self.action_sizes}, which sums to {sum(self.action_sizes)}."
             )
-        for name, (low, high) in _BOUNDS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}; got {value}.")
-        if self.deter % self.blocks:
-            raise ConfigError(f"deter must be a multiple of blocks={self.blocks}; got {self.deter}.")
+        if self.choices and max(self.choices) < 2:
+            raise ConfigError(
+                f"A discrete action needs at least 2 choices; got {self.choices}. For {self.action_dim} continuous "
+                'numbers say action_type="continuous".'
+            )
 
     @property
     def obs_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -126,12 +150,12 @@ class DreamerV3Config:
     @property
     def vectors(self) -> dict[str, int]:
         """The size of every observation that is not an image, by name."""
-        return {name: math.prod(shape) for name, shape in self.obs_shapes.items() if len(shape) < 3}
+        return {name: math.prod(shape) for name, shape in self.obs_shapes.items() if not is_image(shape)}
 
     @property
     def images(self) -> dict[str, tuple[int, ...]]:
         """The shape of every image, by name."""
-        return {name: shape for name, shape in self.obs_shapes.items() if len(shape) == 3}
+        return {name: shape for name, shape in self.obs_shapes.items() if is_image(shape)}
 
     @property
     def choices(self) -> tuple[int, ...]:

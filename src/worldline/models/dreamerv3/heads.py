@@ -84,10 +84,10 @@ class ActionHead(Head):
         """Return entropy on a scale from 0 (as certain as can be) to 1 (uniform, or the largest deviation)."""
         if self.choices:
             return entropy / sum(math.log(count) for count in self.choices)
-        lowest, highest = (
-            self.action_dim * float(normal_entropy(torch.tensor(std))) for std in (self.min_std, self.max_std)
-        )
-        return (entropy - lowest) / (highest - lowest)
+        # The constant of a normal's entropy cancels.
+        lowest, highest = (self.action_dim * math.log(std) for std in (self.min_std, self.max_std))
+        constant = self.action_dim * 0.5 * math.log(2 * math.pi * math.e)
+        return (entropy - constant - lowest) / (highest - lowest)
 
     def _log_probs(self, params: Tensor) -> Tensor:
         return torch.cat([torch.log_softmax(part, -1) for part in params.split(self.choices, -1)], -1)

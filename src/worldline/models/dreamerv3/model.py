@@ -14,11 +14,11 @@ from torch.nn.functional import log_softmax
 from worldline.batch import Batch, Obs
 from worldline.errors import DataError
 from worldline.models.base import Trajectory, WorldModel
-from worldline.models.dreamerv3.behavior import Imagined, imagination_losses, replay_value_loss
+from worldline.models.dreamerv3.behavior import ImaginedBehavior, imagination_losses, replay_value_loss
 from worldline.models.dreamerv3.codecs import Decoder, Encoder
 from worldline.models.dreamerv3.config import DreamerV3Config
 from worldline.models.dreamerv3.heads import ActionHead, Head
-from worldline.models.dreamerv3.rows import Rows, align, named_obs
+from worldline.models.dreamerv3.rows import Rows, align, model_obs
 from worldline.models.dreamerv3.rssm import RSSM, State
 from worldline.ops.distributions import bernoulli_loss, categorical_entropy, categorical_kl
 from worldline.ops.masking import masked_mean
@@ -49,6 +49,7 @@ class DreamerV3(WorldModel):
 
     family: ClassVar[str] = "dreamerv3"
     bins: Tensor
+    return_levels: Tensor
     return_low: Tensor
     return_high: Tensor
 
@@ -67,6 +68,7 @@ class DreamerV3(WorldModel):
         self.slow_value = copy.deepcopy(self.value).requires_grad_(False)
         self.register_buffer("bins", symexp_bins(bins), persistent=False)
         # Running 5th and 95th percentile of imagined returns
+        self.register_buffer("return_levels", torch.tensor([0.05, 0.95]), persistent=False)
         self.register_buffer("return_low", torch.zeros(()))
         self.register_buffer("return_high", torch.zeros(()))
         scales = dict.fromkeys(config.obs_shapes, config.reconstruction_scale)
@@ -167,8 +169,7 @@ class DreamerV3(WorldModel):
         config = self.config
         flat = {name: value.flatten(0, 1) for name, value in rows.obs.items()}
         tokens = self.encoder(flat).view(time, batch, -1)
-        if rows.lost_obs is not None:
-            tokens = tokens.masked_fill(rows.lost_obs[..., None], 0.0)
+        tokens = tokens.masked_fill(~rows.obs_mask[..., None], 0.0)
         device = tokens.device
         uniform = None if deterministic else torch.rand(time, batch, config.stoch, device=device)
         initial = self.rssm.initial(batch, device)
@@ -177,7 +178,7 @@ class DreamerV3(WorldModel):
         state = State(deter=deter, stoch=stoch)
         return Observed(tokens=tokens, state=state, logits=logits, features=state.features.flatten(0, 1))
 
-    def imagine_behavior(self, start: State, features: Tensor, *, deterministic: bool) -> Imagined:
+    def imagine_behavior(self, start: State, features: Tensor, *, deterministic: bool) -> ImaginedBehavior:
         """Follow the policy for H steps from N states, with gradients for the policy alone.
 
         Args:
@@ -205,7 +206,7 @@ class DreamerV3(WorldModel):
                 all_features.append(state.features)
             all_params.append(params)
             actions.append(action)
-        return Imagined(features=all_features, policy=torch.stack(all_params), actions=torch.stack(actions))
+        return ImaginedBehavior(features=all_features, policy=torch.stack(all_params), actions=torch.stack(actions))
 
     def read(self, head: Head, features: Tensor) -> Tensor:
         """Return the scalar `[...]` that a two-hot head predicts from `features [..., F]`."""
@@ -288,7 +289,7 @@ class DreamerV3(WorldModel):
         return self.config.discount_horizon
 
     def _named(self, obs: Obs) -> dict[str, Tensor]:
-        return named_obs(obs, self.config, leading=1)
+        return model_obs(obs, self.config, leading=1)
 
     def _check_actions(self, state: State, actions: Tensor) -> None:
         expected = (*state.deter.shape[:-1], self.config.action_dim)

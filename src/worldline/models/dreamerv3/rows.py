@@ -28,46 +28,53 @@ class Rows:
     is_last: Tensor  # [T, B] bool, an episode ends here, for good or by a time limit
     is_terminal: Tensor  # [T, B] bool, it ended for good
     valid: Tensor  # [T, B] bool, the row is a state of the episode, not padding
-    obs_mask: Tensor  # [T, B] bool, its observation is known
+    obs_mask: Tensor  # [T, B] bool, its observation is known; where it is not, tokens of zero stand for it
     arrival_mask: Tensor  # [T, B] bool, its reward and is_terminal are known
-    lost_obs: Tensor | None  # [T, B] bool, ~obs_mask, or None where it is known that all are there
 
 
 def align(batch: Batch, config: DreamerV3Config) -> Rows:
     """Return the batch as DreamerV3's rows.
 
-    A state whose observation was lost (the end of an episode recorded without its final observation) is encoded
-    with tokens of zero: the reward and the end of the episode are still learnt from it.
+    Where an episode was recorded without its final observation, the state that it ended in is encoded with tokens of
+    zero if it is terminal: the last reward and the end are still learnt from it. After a time limit it is left out,
+    and the episode ends one row earlier: the value of a state that nobody saw would be a guess.
 
     Raises:
-        DataError: Observations or actions do not have the shapes that the model was built for.
+        DataError: Observations or actions do not have the shapes that the model was built for, or there are fewer
+            than two rows.
     """
-    obs = named_obs(batch.obs, config, leading=2)
+    if batch.sequence_length < 2:
+        raise DataError(
+            f"DreamerV3 learns from windows of at least 2 rows; got {batch.sequence_length}. "
+            "Sample with a larger sequence_length."
+        )
+    obs = model_obs(batch.obs, config, leading=2)
     if batch.actions.shape[-1] != config.action_dim:
         raise DataError(
             f"The model was built for actions of {config.action_dim} numbers; the batch has "
             f"{batch.actions.shape[-1]}. Build it with action_dim={batch.actions.shape[-1]}."
         )
     steps = batch.step_mask.transpose(0, 1)
-    arrived = _shift(steps)  # row t - 1 was a step, so row t is where it led
-    is_first = batch.is_first.transpose(0, 1)
+    is_first, obs_mask = batch.is_first.transpose(0, 1), batch.obs_mask.transpose(0, 1)
+    led_on = _shift(steps)  # row t - 1 was a step, so row t is where it led
+    is_terminal = led_on & _shift(batch.terminations.transpose(0, 1).bool())
+    is_lost = led_on & ~steps & ~obs_mask & ~is_terminal
+    arrived = led_on & ~is_lost
     valid = steps | arrived
-    obs_mask = batch.obs_mask.transpose(0, 1)
     return Rows(
         obs={name: _blank(value.transpose(0, 1), obs_mask) for name, value in obs.items()},
         prev_actions=_blank(_shift(batch.actions.transpose(0, 1)).float(), arrived),
         rewards=_blank(_shift(batch.rewards.transpose(0, 1)).float(), arrived),
         is_first=is_first,
-        is_last=arrived & ~steps,
-        is_terminal=_shift(batch.terminations.transpose(0, 1).bool()) & arrived,
+        is_last=(arrived & ~steps) | _shift_back(is_lost),
+        is_terminal=is_terminal,
         valid=valid,
         obs_mask=obs_mask & valid,
         arrival_mask=arrived | is_first,
-        lost_obs=~obs_mask,
     )
 
 
-def named_obs(obs: Obs, config: DreamerV3Config, *, leading: int) -> dict[str, Tensor]:
+def model_obs(obs: Obs, config: DreamerV3Config, *, leading: int) -> dict[str, Tensor]:
     """Return observations by name, checked against the shapes that the model was built for.
 
     Args:
@@ -104,3 +111,8 @@ def _blank(x: Tensor, mask: Tensor) -> Tensor:
 def _shift(x: Tensor) -> Tensor:
     """Move `[T, B, ...]` down one row, with zeros at row 0."""
     return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+
+
+def _shift_back(x: Tensor) -> Tensor:
+    """Move `[T, B]` up one row, with zeros at the last."""
+    return torch.cat([x[1:], torch.zeros_like(x[:1])])

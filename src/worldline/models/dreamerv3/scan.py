@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from worldline.nn.layers import NormSiLU
 from worldline.ops.distributions import categorical_sample, mix_uniform, softmax
@@ -117,6 +118,7 @@ class _PosteriorScan(torch.autograd.Function):
         return outputs
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         keep, *saved = ctx.saved_tensors
         outputs = ScanOutputs(*saved[:3])
