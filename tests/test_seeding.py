@@ -1,12 +1,65 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 from worldline.seeding import isolated, rng_state, seed_everything, set_rng_state
+
+
+class FakeCuda:
+    """Two generators in the place of two GPUs: as torch has it, seeds wait until CUDA is used for the first time."""
+
+    def __init__(self) -> None:
+        self.generators = [torch.Generator(), torch.Generator()]
+        self.is_used = False
+        self.waiting_seed = torch.initial_seed()
+
+    def draw(self, index: int = 1) -> float:
+        if not self.is_used:
+            self.is_used = True
+            self.seed_all(self.waiting_seed)
+        return torch.rand((), generator=self.generators[index]).item()
+
+    def seed_all(self, seed: int) -> None:
+        self.waiting_seed = seed
+        for generator in self.generators if self.is_used else ():
+            generator.manual_seed(seed)
+
+    def states(self) -> list[torch.Tensor]:
+        assert self.is_used, "asking for its state would start CUDA"
+        return [generator.get_state() for generator in self.generators]
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda()
+    for name, function in {
+        "is_available": lambda: True,
+        "is_initialized": lambda: fake.is_used,
+        "device_count": lambda: 2,
+        "manual_seed_all": fake.seed_all,
+        "get_rng_state_all": fake.states,
+        "set_rng_state": lambda state, index: fake.generators[index].set_state(state),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    return fake
+
+
+@pytest.fixture
+def mps(monkeypatch: pytest.MonkeyPatch) -> torch.Generator:
+    generator = torch.Generator()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for name, function in {
+        "manual_seed": generator.manual_seed,
+        "get_rng_state": generator.get_state,
+        "set_rng_state": generator.set_state,
+    }.items():
+        monkeypatch.setattr(torch.mps, name, function)
+    return generator
 
 
 def test_a_seed_makes_the_same_numbers():
@@ -33,7 +86,34 @@ def test_the_state_is_plain_tensors():
 
 
 def test_states_of_accelerators_that_are_gone_are_skipped():
-    set_rng_state({**rng_state(), "cuda99": torch.zeros(16, dtype=torch.uint8)})
+    gone = torch.zeros(16, dtype=torch.uint8)
+    set_rng_state({**rng_state(), "cuda99": gone, "mps": gone})
+
+
+def test_every_gpu_in_use_is_captured_and_restored(cuda: FakeCuda):
+    assert rng_state().keys() == {"cpu"}
+    seed_everything(5)
+    cuda.draw()
+    state = rng_state()
+    assert state.keys() == {"cpu", "cuda0", "cuda1"}
+    expected = [cuda.draw(0), cuda.draw(1)]
+    set_rng_state(state)
+    assert [cuda.draw(0), cuda.draw(1)] == expected
+
+
+def test_mps_is_captured_and_restored(mps: torch.Generator):
+    seed_everything(5)
+    state = rng_state()
+    assert state.keys() == {"cpu", "mps"}
+    expected = torch.rand(3, generator=mps)
+    set_rng_state(state)
+    assert torch.equal(torch.rand(3, generator=mps), expected)
+    with isolated(8):
+        first = torch.rand(3, generator=mps)
+    with isolated(8):
+        assert torch.equal(torch.rand(3, generator=mps), first)
+    set_rng_state(state)
+    assert torch.equal(torch.rand(3, generator=mps), expected)
 
 
 def test_isolated_leaves_no_trace_even_after_an_error():
@@ -50,6 +130,30 @@ def test_isolated_leaves_no_trace_even_after_an_error():
     assert torch.equal(rng_state()["cpu"], before)
     with isolated(5):
         assert torch.equal(torch.rand(3), drawn[0])
+
+
+@pytest.mark.parametrize("used_before", [True, False])
+@pytest.mark.parametrize("used_inside", [True, False])
+def test_isolated_leaves_no_trace_on_gpus(cuda: FakeCuda, used_before: bool, used_inside: bool):
+    def run(body: Callable[[], None]) -> float:
+        cuda.is_used = False
+        seed_everything(3)
+        if used_before:
+            cuda.draw()
+        body()
+        return cuda.draw()
+
+    inside: list[float] = []
+
+    def disturb() -> None:
+        with isolated(5):
+            if used_inside:
+                inside.append(cuda.draw())
+
+    expected = run(lambda: None)
+    assert run(disturb) == run(disturb) == expected
+    assert len(set(inside)) == used_inside  # its own seed reaches the GPU as well
+    assert inside == [] or inside[0] == torch.rand((), generator=torch.Generator().manual_seed(5)).item()
 
 
 def test_only_torch_is_touched():

@@ -15,19 +15,24 @@ if TYPE_CHECKING:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch's default generators (CPU and accelerators)."""
+    """Seed torch's default generators: the CPU's and those of all accelerators, also of one that is used later only."""
     import torch
 
     torch.manual_seed(seed)
 
 
 def rng_state() -> dict[str, Tensor]:
-    """Return the state of torch's default generators, one uint8 tensor each."""
+    """Return the state of torch's default generators, one uint8 tensor each: "cpu", and "cuda0", ..., "mps" if in use.
+
+    CUDA is not started for it: before its first use it has no state, but a seed that waits for it.
+    """
     import torch
 
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
@@ -40,14 +45,21 @@ def set_rng_state(states: dict[str, Tensor]) -> None:
         for index in range(torch.cuda.device_count()):
             if f"cuda{index}" in states:
                 torch.cuda.set_rng_state(states[f"cuda{index}"], index)
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
 
 
 @contextlib.contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Run the body under its own seed and leave torch's default generators as they were."""
-    before = rng_state()
+    """Run the body under its own seed and leave torch's default generators as they were, on every device."""
+    import torch
+
+    before, waiting_seed = rng_state(), torch.initial_seed()
     seed_everything(seed)
     try:
         yield
     finally:
+        # CUDA that the body is the first to use, or that nobody has used yet, has no state in `before`: it gets the
+        # seed again that waited for it.
+        seed_everything(waiting_seed)
         set_rng_state(before)
