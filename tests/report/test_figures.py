@@ -53,7 +53,7 @@ def test_imagination_branches_off_the_last_observed_row():
     real, dream = second.series
     assert (real.x, real.y) == ([0, 1, 2, 3, 4], [1, 3, 5, 7, 9])
     assert (dream.x, dream.y) == ([1, 2, 3, 4], [3, 101, 103, 105])
-    assert second.marker == (1, "")
+    assert second.marker == 1
 
 
 def test_settings_are_written_for_people():

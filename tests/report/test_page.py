@@ -1,5 +1,6 @@
 """The page is well-formed, self-contained and escapes what it is given."""
 
+import dataclasses
 import html.parser
 import re
 
@@ -11,7 +12,8 @@ from worldline.report.page import Figure, Page, Section, Table, Tile, render, wr
 from worldline.report.svg import LineChart, Series
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
-CHART = LineChart(title="Loss", series=[Series(name="loss", x=[1, 2], y=[2, 1])])
+CHART = LineChart(title="Loss", series=[Series(name="loss", x=[1, 2], y=[2, 1])], width=260)
+WIDE = dataclasses.replace(CHART, width=640)
 PAGE = Page(
     title="A <b>run</b> & more",
     summary='It said "hello".',
@@ -20,7 +22,7 @@ PAGE = Page(
         Section(
             title="Curves",
             text="Two of them.",
-            figures=[Figure(charts=[CHART, CHART], caption="Both."), Figure(charts=[CHART])],
+            figures=[Figure(charts=[CHART, CHART], caption="Both."), Figure(charts=[WIDE])],
         ),
         Section(
             title="Settings",
@@ -66,9 +68,14 @@ def assert_is_sound(text):
 
 def test_page_is_well_formed_and_self_contained():
     tags = assert_is_sound(render(PAGE))
-    assert tags.count("svg") == 3
+    assert tags.count("svg") == 4
     assert tags.count("table") == 2
     assert tags.count("details") == 1
+
+
+def test_a_wide_chart_is_also_drawn_for_narrow_screens():
+    widths = re.findall(r'viewBox="0 0 (\d+) ', render(PAGE))
+    assert widths == ["260", "260", "640", "340"]
 
 
 def test_text_is_escaped():
@@ -91,7 +98,7 @@ def test_every_class_of_a_chart_has_a_style():
     text = render(PAGE)
     css = text[: text.index("</style>")]
     used = {name for group in re.findall(r'class="([^"]+)"', text) for name in group.split()}
-    for name in used - {"panel", "series-1"}:
+    for name in used - {"panel"}:
         assert f".{name}" in css, name
 
 

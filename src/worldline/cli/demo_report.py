@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from worldline.cli import runs
-from worldline.cli.demo import DATA, DemoConfig
+from worldline.cli.demo import DemoConfig
 from worldline.cli.evaluate import interval_or_none
 from worldline.cli.reporting import configuration_section, curves_section, footer
 from worldline.cli.terminal import describe_duration, describe_interval, results
@@ -118,7 +118,6 @@ def write_report(result: DemoResult, out: Path) -> Path:
                     "parameters": result.num_parameters,
                     "held-out episodes": buffer.num_episodes - result.num_training_episodes,
                     "training time": describe_duration(result.train_seconds),
-                    "data file": DATA,
                 },
             ),
         ],
@@ -181,7 +180,10 @@ def _prediction_sections(result: DemoResult) -> list[Section]:
         ),
         Section(
             title="Imagined against real trajectories",
-            text=f"Three such windows. The dotted line is the last observation the model has seen, step {context - 1}.",
+            text=(
+                f"Some of these windows. The dotted line marks the last observation that the model has seen, step "
+                f"{context - 1}."
+            ),
             figures=trajectories(open_loop.actual, open_loop.imagined, names=names[:_MAX_COMPONENTS]),
         ),
     ]

@@ -48,12 +48,18 @@ def curves_section(metrics: Sequence[Mapping[str, float]]) -> list[Section]:
     """Return the learning curves, or nothing where nothing was logged."""
     if not metrics:
         return []
-    return [Section(title="Learning curves", figures=[learning_curves(metrics)])]
+    text = "docs/models.md says what the names mean and how healthy curves look."
+    return [Section(title="Learning curves", text=text, figures=[learning_curves(metrics)])]
 
 
 def configuration_section(config: runs.RunConfig, more: Mapping[str, Any] | None = None) -> Section:
     """Return all settings and versions of a run, and `more` under the name "Run"."""
-    data = {key: value for key, value in to_dict(config.data).items() if key != "sha256"}
+    data = {
+        "file": config.data.path,
+        "size": f"{config.data.size:,} bytes",
+        "episodes": config.data.num_episodes,
+        "steps": config.data.num_transitions,
+    }
     run = {"command": config.command, "model": config.model, **(more or {})}
     return Section(
         title="Configuration",
@@ -61,7 +67,7 @@ def configuration_section(config: runs.RunConfig, more: Mapping[str, Any] | None
             settings_table("Training", to_dict(config.training)),
             settings_table("Run", run),
             settings_table("Data", data),
-            settings_table("Environment", config.versions),
+            settings_table("Versions", config.versions),
             settings_table("All settings of the model", config.model_config, is_folded=True),
         ],
     )

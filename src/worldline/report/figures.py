@@ -39,7 +39,7 @@ def returns_by_rank(groups: Mapping[str, Sequence[float]]) -> Figure:
             name=name,
             x=list(range(1, len(returns) + 1)),
             y=sorted(returns),
-            color="series-1" if index == 0 else "muted",
+            color="accent" if index == 0 else "muted",
             is_dashed=index > 0,
         )
         for index, (name, returns) in enumerate(groups.items())
@@ -84,7 +84,8 @@ def open_loop_curves(
             chart("Mean squared error", "squared error (log)", model, copy),
             chart("Relative to the variance of the data", "error / variance (log)", model_normalised, copy_normalised),
         ],
-        caption="Lower is better. On the right every component counts the same, and 1 is as good as guessing the mean.",
+        caption="Lower is better. Relative to the variance every component counts the same, and 1 is as good as guessing "
+        "the mean.",
     )
 
 
@@ -114,7 +115,7 @@ def trajectories(actual: Array, imagined: Array, *, names: Sequence[str]) -> lis
                     title=f"Window {number}: {name}",
                     series=series,
                     x_label="step of the window",
-                    marker=(context - 1, ""),
+                    marker=context - 1,
                     **(_SMALL | {"height": 190}),
                 )
             )
@@ -125,7 +126,7 @@ def trajectories(actual: Array, imagined: Array, *, names: Sequence[str]) -> lis
 def settings_table(title: str, settings: Mapping[str, Any], *, is_folded: bool = False) -> Table:
     """Return names and values of a configuration."""
     rows = [(name, _written(value)) for name, value in settings.items()]
-    return Table(title=title, header=("Setting", "Value"), rows=rows, is_folded=is_folded)
+    return Table(title=title, rows=rows, is_folded=is_folded)
 
 
 def horizon_table(model: Sequence[float], copy: Sequence[float], num_windows: Sequence[int]) -> Table:
@@ -135,7 +136,7 @@ def horizon_table(model: Sequence[float], copy: Sequence[float], num_windows: Se
         for horizon, (ours, theirs, count) in enumerate(zip(model, copy, num_windows, strict=True), start=1)
     ]
     header = ("Steps ahead", "World model", "Copy", "Ratio", "Windows")
-    return Table(title="The numbers", header=header, rows=rows, is_folded=True)
+    return Table(title="The numbers", rows=rows, header=header, is_folded=True)
 
 
 def _readable(name: str) -> str:
@@ -146,7 +147,7 @@ def _written(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        return f"{value:,}"
     if isinstance(value, float):
         return format_number(value)
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -12,6 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from worldline.errors import FileError
 from worldline.report.svg import LineChart, line_chart
 
+_NARROW = 340  # pixels
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tile:
@@ -33,11 +35,11 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text under a header; `is_folded` hides it behind its title until it is asked for."""
+    """Rows of text; `is_folded` hides them behind the title until they are asked for."""
 
     title: str
-    header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    header: Sequence[str] = ()
     is_folded: bool = False
 
 
@@ -71,7 +73,8 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(page=page, line_chart=line_chart) + "\n"
+    template = environment.get_template("report.html.j2")
+    return template.render(page=page, line_chart=line_chart, narrowed=_narrowed) + "\n"
 
 
 def write(page: Page, path: str | os.PathLike[str]) -> Path:
@@ -87,3 +90,8 @@ def write(page: Page, path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise FileError(f"Cannot write the report {target}: {error}. Choose a folder you may write to.") from error
     return target
+
+
+def _narrowed(chart: LineChart) -> LineChart | None:
+    """Return a wide chart as a telephone shows it, where it would shrink until nobody can read it."""
+    return dataclasses.replace(chart, width=_NARROW, height=_NARROW * 4 // 5) if chart.width > 400 else None

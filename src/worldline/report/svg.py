@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: axes, ticks, legend, bands. Colours are classes, so that the page decides on them."""
+"""Line charts as inline SVG: axes, ticks, legend. Colours are classes, so that the page decides on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_POINTS = 400  # a line has no more; neighbours are averaged
 _MAX_HOVER = 60  # a line with at most this many points tells their values under the pointer
 _LETTER = 6.4  # width of a letter of the legend, in pixels; the font is the reader's, so this is a guess
 _TOP, _RIGHT, _BOTTOM, _LEFT = 10.0, 14.0, 42.0, 52.0  # margins
-_LEGEND = 24.0  # height of the legend
+_LEGEND = 24.0  # height of a line of the legend
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,11 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    color: str = "series-1"  # a class of the page: series-1 to series-6, or muted
+    color: str = "accent"  # a class of the page: accent, muted or true
     is_dashed: bool = False
-    band: tuple[Sequence[float], Sequence[float]] | None = None  # lower and upper edge, as long as y
 
     def __post_init__(self) -> None:
-        lengths = [len(self.x), len(self.y), *(len(edge) for edge in self.band or ())]
-        assert len(set(lengths)) == 1, f"{self.name}: x, y and band have lengths {lengths}"
+        assert len(self.x) == len(self.y), f"{self.name}: x and y have lengths {len(self.x)} and {len(self.y)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,35 +39,34 @@ class LineChart:
     x_label: str = ""
     y_label: str = ""
     is_log: bool = False  # y axis
-    marker: tuple[float, str] | None = None  # x of a vertical line, and what it says
+    marker: float | None = None  # x of a vertical line
     width: int = 640
     height: int = 320
-    has_legend: bool = True
 
 
 def line_chart(chart: LineChart) -> str:
     """Return the chart as one `<svg>` element; a chart without a single finite number says so."""
     series = [_thinned(_drawable(line, is_log=chart.is_log)) for line in chart.series]
     xs = [x for line in series for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
-    ys = [y for line in series for y in _all_y(line) if math.isfinite(y)]
+    ys = [y for line in series for y in line.y if math.isfinite(y)]
     if not xs:
         body = [_text("tick", (chart.width / 2, chart.height / 2), "no data", "middle")]
         return _svg(chart, body)
-    has_legend = chart.has_legend and len(series) > 1
-    top = _TOP + (_LEGEND if has_legend else 0.0)
-    bottom = chart.height - (_BOTTOM if chart.x_label else _BOTTOM - 18.0)
     left = _LEFT + (16.0 if chart.y_label else 0.0)
+    legend, legend_height = _legend(series, left, chart.width) if len(series) > 1 else ([], 0.0)
+    bottom = chart.height - (_BOTTOM if chart.x_label else _BOTTOM - 18.0)
     small = chart.width < 400
     x_axis = linear_axis(xs, start=left, end=chart.width - _RIGHT, num_ticks=5 if small else 9, is_tight=True)
     y_axis = (
-        log_axis(ys, start=bottom, end=top)
+        log_axis(ys, start=bottom, end=_TOP + legend_height)
         if chart.is_log
-        else linear_axis(ys, start=bottom, end=top, num_ticks=5 if small else 6)
+        else linear_axis(ys, start=bottom, end=_TOP + legend_height, num_ticks=5 if small else 6)
     )
-    body = [*_grid(chart, x_axis, y_axis), *(_marker(chart.marker, x_axis, y_axis) if chart.marker else ())]
-    body += [part for line in series for part in _band(line, x_axis, y_axis)]
+    body = [*_grid(chart, x_axis, y_axis), *legend]
+    if chart.marker is not None:
+        x = x_axis.position(chart.marker)
+        body.append(_rule("marker", (x, y_axis.start), (x, y_axis.end)))
     body += [part for line in series for part in _line(line, x_axis, y_axis)]
-    body += _legend(series, left) if has_legend else []
     return _svg(chart, body)
 
 
@@ -99,23 +96,6 @@ def _grid(chart: LineChart, x_axis: Axis, y_axis: Axis) -> list[str]:
     return parts
 
 
-def _marker(marker: tuple[float, str], x_axis: Axis, y_axis: Axis) -> list[str]:
-    x, top = x_axis.position(marker[0]), y_axis.end
-    return [_rule("marker", (x, y_axis.start), (x, top)), _text("tick", (x + 5, top + 10), marker[1])]
-
-
-def _band(line: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
-    if line.band is None:
-        return []
-    low, high = line.band
-    points = [(x, a, b) for x, a, b in zip(line.x, low, high, strict=True) if math.isfinite(a) and math.isfinite(b)]
-    if len(points) < 2:
-        return []
-    edge = [(x, b) for x, _, b in points] + [(x, a) for x, a, _ in reversed(points)]
-    path = " ".join(f"{_round(x_axis.position(x))},{_round(y_axis.position(y))}" for x, y in edge)
-    return [f'<polygon class="band {line.color}" points="{path}"/>']
-
-
 def _line(line: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
     dashes = " dashed" if line.is_dashed else ""
     parts = []
@@ -135,14 +115,18 @@ def _line(line: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
     return parts
 
 
-def _legend(series: Iterable[Series], left: float) -> list[str]:
-    parts, x = [], left
+def _legend(series: Iterable[Series], left: float, width: float) -> tuple[list[str], float]:
+    """Return the names of the lines, in as many lines of text as they need, and the height of these."""
+    parts, x, y = [], left, 12.0
     for line in series:
+        end = x + 28 + _LETTER * len(line.name)
+        if end > width and x > left:
+            x, y, end = left, y + _LEGEND, end - x + left
         dashes = " dashed" if line.is_dashed else ""
-        parts.append(_rule(f"line {line.color}{dashes}", (x, 12), (x + 22, 12)))
-        parts.append(_text("legend", (x + 28, 12), line.name, is_centred=True))
-        x += 28 + _LETTER * len(line.name) + 22
-    return parts
+        parts.append(_rule(f"line {line.color}{dashes}", (x, y), (x + 22, y)))
+        parts.append(_text("legend", (x + 28, y), line.name, is_centred=True))
+        x = end + 22
+    return parts, y - 12.0 + _LEGEND
 
 
 def _rule(css: str, start: tuple[float, float], end: tuple[float, float]) -> str:
@@ -166,20 +150,9 @@ def _runs(line: Series) -> list[list[tuple[float, float]]]:
     return [run for run in runs if len(run) > 1]
 
 
-def _all_y(line: Series) -> list[float]:
-    return [*line.y, *(value for edge in line.band or () for value in edge)]
-
-
 def _drawable(line: Series, *, is_log: bool) -> Series:
     """Return the line with gaps where a logarithmic axis has no place for it."""
-    if not is_log:
-        return line
-
-    def positive(values: Sequence[float]) -> list[float]:
-        return [value if value > 0 else math.nan for value in values]
-
-    band = line.band and (positive(line.band[0]), positive(line.band[1]))
-    return dataclasses.replace(line, y=positive(line.y), band=band)
+    return dataclasses.replace(line, y=[value if value > 0 else math.nan for value in line.y]) if is_log else line
 
 
 def _thinned(line: Series) -> Series:
@@ -192,8 +165,7 @@ def _thinned(line: Series) -> Series:
         parts = (values[start : start + size] for start in range(0, len(values), size))
         return [math.fsum(part) / len(part) if all(map(math.isfinite, part)) else math.nan for part in parts]
 
-    band = line.band and (means(line.band[0]), means(line.band[1]))
-    return dataclasses.replace(line, x=means(line.x), y=means(line.y), band=band)
+    return dataclasses.replace(line, x=means(line.x), y=means(line.y))
 
 
 def _round(value: float) -> str:
