@@ -220,6 +220,19 @@ def test_encode_is_the_first_row_of_observe():
     assert torch.equal(encoded.stoch, observed.stoch[:, 0].detach().round())
 
 
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_one_environment_is_imagined_as_it_is_among_others(blocks: int):
+    """With gradients: a product of one row, or of one block, may be a view that is not to be changed in place."""
+    model = make_model(blocks=blocks).eval()
+    batch = make_batch(model.config)
+    actions = batch.actions.transpose(0, 1)
+    alone = model.imagine(model.encode(batch.obs[:1, 0]), actions[:, :1])
+    together = model.imagine(model.encode(batch.obs[:, 0]), actions)
+    assert torch.allclose(alone.rewards[:, 0], together.rewards[:, 0], atol=1e-5)
+    alone.rewards.sum().backward()
+    assert model.rssm.gates.weight.grad is not None
+
+
 def test_imagined_steps_follow_each_other():
     model = make_model().eval()
     batch = make_batch(model.config)
