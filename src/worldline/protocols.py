@@ -62,7 +62,10 @@ class Seekable(Protocol):
     """A sampler whose order is a function of (seed, step): what exact resume needs."""
 
     def seek(self, *, seed: int, step: int) -> None:
-        """Make the next `sample` the one that belongs to optimiser step `step` (0-based) under `seed`."""
+        """Make the next `sample` the one that belongs to optimiser step `step` (0-based) under `seed`.
+
+        The trainer calls it before every batch.
+        """
         ...
 
 

@@ -31,30 +31,35 @@ class Wrong:
 
 
 def opened(data: object) -> Source:
-    return open_source(data, batch_size=5, sequence_length=7, device=torch.device("cpu"))  # type: ignore[arg-type]
+    return open_source(data, batch_size=5, sequence_length=7, device=torch.device("cpu"), seed=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sampler", [TinySampler(), Unseekable(), ByRequest(), ByEither()])
 def test_both_protocols_get_what_was_configured(sampler: object) -> None:
-    batch = opened(sampler).next_batch()
+    batch = opened(sampler).batch(0)
     assert (batch.batch_size, batch.sequence_length) == (5, 7)
 
 
 def test_only_data_with_seek_is_seekable() -> None:
+    assert opened(TinySampler()).is_seekable
+    assert not opened(Unseekable()).is_seekable
+
+
+def test_a_batch_belongs_to_its_step_whoever_samples_in_between() -> None:
     sampler = TinySampler()
     source = opened(sampler)
-    assert source.is_seekable
-    source.seek(seed=3, step=9)
-    assert (sampler.seed, sampler.step) == (3, 9)
-    plain = opened(Unseekable())
-    assert not plain.is_seekable
-    plain.seek(seed=3, step=9)
+    for step in (9, 9, 2):
+        sampler.seek(seed=7, step=100)
+        sampler.sample(5, 7)
+        batch = source.batch(step)
+        assert (sampler.seed, sampler.drawn[-1]) == (3, step)
+        assert torch.equal(batch.obs, make_batch(3 * 100_003 + step, 5, 7).obs)
 
 
 def test_an_iterable_is_read_again_when_it_ends() -> None:
     batches = [make_batch(seed) for seed in range(3)]
     source = opened(batches)
-    drawn = [source.next_batch() for _ in range(7)]
+    drawn = [source.batch(step) for step in range(7)]
     assert [next(i for i, batch in enumerate(batches) if batch is item) for item in drawn] == [0, 1, 2, 0, 1, 2, 0]
 
 
@@ -63,14 +68,14 @@ def test_an_iterator_that_ends_says_so() -> None:
         yield make_batch(0)
 
     source = opened(once())
-    source.next_batch()
+    source.batch(0)
     with pytest.raises(DataError, match="ended after 1 batches and cannot be read again"):
-        source.next_batch()
+        source.batch(0)
 
 
 def test_what_is_no_batch_is_refused() -> None:
     with pytest.raises(DataError, match="gave a dict"):
-        opened([{"obs": 1}]).next_batch()
+        opened([{"obs": 1}]).batch(0)
 
 
 @pytest.mark.parametrize(("data", "got"), [(Wrong(), r"sample\(count: .*flavour"), (7, "got a int")])

@@ -23,7 +23,7 @@ from torch import Tensor
 from worldline.batch import Batch, Obs
 from worldline.episode import Array
 from worldline.errors import ConfigError, DataError
-from worldline.evaluation.mode import measuring
+from worldline.mode import measuring
 
 
 class Imagined(Protocol):

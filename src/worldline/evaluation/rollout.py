@@ -21,7 +21,7 @@ from worldline.batch import Obs
 from worldline.episode import Array, DataSpec, Episode, ObsArray
 from worldline.errors import ConfigError
 from worldline.evaluation.metrics import t_interval95
-from worldline.evaluation.mode import measuring
+from worldline.mode import measuring
 from worldline.protocols import Policy
 
 

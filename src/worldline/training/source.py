@@ -1,4 +1,4 @@
-"""Where batches come from: one `next_batch()` over the kinds of data that a trainer accepts."""
+"""Where batches come from: one `batch(step)` over the kinds of data that a trainer accepts."""
 
 from __future__ import annotations
 
@@ -28,38 +28,37 @@ Data: TypeAlias = Sampler | RequestSampler | Iterable[Batch]
 class Source:
     """The data of one training run or evaluation."""
 
-    def __init__(self, data: Any, draw: Callable[[], Batch]) -> None:
-        self.data = data
+    def __init__(self, data: Any, draw: Callable[[], Batch], *, seed: int) -> None:
+        self._seekable: Seekable | None = data if isinstance(data, Seekable) else None
         self._draw = draw
+        self._seed = seed
 
     @property
     def is_seekable(self) -> bool:
         """Whether the order of batches is a function of (seed, step)."""
-        return isinstance(self.data, Seekable)
+        return self._seekable is not None
 
-    def seek(self, *, seed: int, step: int) -> None:
-        """Make the next batch that of the 0-based `step`; does nothing where the data cannot seek."""
-        if isinstance(self.data, Seekable):
-            self.data.seek(seed=seed, step=step)
+    def batch(self, step: int) -> Batch:
+        """Return the batch of the 0-based `step`, on the device; the next one where the data cannot seek.
 
-    def next_batch(self) -> Batch:
-        """Return the next batch, on the device."""
+        The position is set every time: whoever else samples the same data in between (an evaluation) changes nothing.
+        """
+        if self._seekable is not None:
+            self._seekable.seek(seed=self._seed, step=step)
         return _checked(self._draw())
 
 
-def open_source(data: Data, *, batch_size: int, sequence_length: int, device: torch.device) -> Source:
+def open_source(data: Data, *, batch_size: int, sequence_length: int, device: torch.device, seed: int) -> Source:
     """Return the source of batches that `data` is, decided once by the signature of its `sample`.
 
     Raises:
         ConfigError: `data` is no sampler and no iterable of batches.
     """
     if isinstance(data, Sampler):  # by name only: it is either kind of sampler
-        return Source(
-            data,
-            _sampling(data.sample, BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))),
-        )
+        request = BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))
+        return Source(data, _sampling(data.sample, request), seed=seed)
     if isinstance(data, Iterable):
-        return Source(data, _Cycle(data, device))
+        return Source(data, _Cycle(data, device), seed=seed)
     raise ConfigError(f"{_EXPECTED}; got a {type(data).__name__}.")
 
 

@@ -20,6 +20,7 @@ from worldline.config import from_dict, to_dict
 from worldline.device import resolve_device
 from worldline.errors import ConfigError, DataError, NonFiniteError
 from worldline.memory import keep_freed_memory
+from worldline.mode import measuring
 from worldline.protocols import Trainable
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
@@ -151,32 +152,15 @@ class Trainer(Generic[ModelT]):
         The model is in evaluation mode and takes no gradients; data that can seek gives the same batches every time.
         Training goes on afterwards as if nothing had happened, also when it uses the same data (if that can seek).
         """
-        source = open_source(
-            data, batch_size=self.config.batch_size, sequence_length=self.config.sequence_length, device=self.device
-        )
+        source = self._open(data, seed=self.config.seed + 1)
         totals: dict[str, Tensor] = {}
-        with self.evaluation():
-            source.seek(seed=self.config.seed + 1, step=0)
-            for _ in range(num_batches):
-                for name, value in self._compute_loss(source.next_batch()).items():
+        with measuring(self.model, seed=self.config.seed):
+            for step in range(num_batches):
+                for name, value in self._compute_loss(source.batch(step)).items():
                     totals[name] = totals[name] + value if name in totals else value
-        if self._source is not None and self._source.data is data:
-            self._source.seek(seed=self.config.seed, step=self.step)
         metrics = {name: total / num_batches for name, total in to_floats(totals).items()}
         self.record_evaluation(metrics)
         return metrics
-
-    @contextlib.contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """A context in evaluation mode, without gradients, with generators of its own; leaves everything as it was."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
-            with torch.no_grad(), seeding.isolated(self.config.seed):
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     def record_evaluation(self, metrics: Mapping[str, float]) -> None:
         """Tell the callbacks the result of an evaluation at the present step."""
@@ -209,9 +193,10 @@ class Trainer(Generic[ModelT]):
         keep_freed_memory(self.device.type)
         self.model.to(self.device).train()
         self.optimizer.attach()
-        self._source = open_source(
-            data, batch_size=self.config.batch_size, sequence_length=self.config.sequence_length, device=self.device
-        )
+        self._source = self._open(data, seed=self.config.seed)
+        if resume_from is not None or self.step == 0:
+            # Also before a resume: a checkpoint from another device lacks this one's generator.
+            seeding.seed_everything(self.config.seed)
         if resume_from is not None:
             checkpoint = load_checkpoint(Path(resume_from))
             self._restore(checkpoint)
@@ -222,10 +207,17 @@ class Trainer(Generic[ModelT]):
                     stacklevel=3,
                 )
             return checkpoint.rng
-        if self.step == 0:
-            seeding.seed_everything(self.config.seed)
-            return seeding.rng_state()
-        return None
+        return seeding.rng_state() if self.step == 0 else None
+
+    def _open(self, data: Data, *, seed: int) -> Source:
+        config = self.config
+        return open_source(
+            data,
+            batch_size=config.batch_size,
+            sequence_length=config.sequence_length,
+            device=self.device,
+            seed=seed,
+        )
 
     def _set_goal(self, num_steps: int | None) -> None:
         self.last_step = self.config.total_steps if num_steps is None else self.step + num_steps
@@ -247,7 +239,6 @@ class Trainer(Generic[ModelT]):
                 for callback in self.callbacks:
                     callback.on_train_begin()
                 # The generators come last: whatever was built before may have drawn from them.
-                self._source.seek(seed=self.config.seed, step=self.step)
                 if rng is not None:
                     seeding.set_rng_state(rng)
                 self._run(self._source, interrupts)
@@ -264,7 +255,7 @@ class Trainer(Generic[ModelT]):
             for callback in self.callbacks:
                 callback.on_step_begin(step)
             started = time.perf_counter()
-            batch = source.next_batch()
+            batch = source.batch(self.step)
             self.data_seconds += time.perf_counter() - started
             self._latest = (step, batch)
             losses = self._update(step, batch)
@@ -349,8 +340,7 @@ class Trainer(Generic[ModelT]):
         if step != bad.step:
             batch = None
         if batch is None and self._source is not None and self._source.is_seekable:
-            self._source.seek(seed=self.config.seed, step=bad.step - 1)
-            batch = self._source.next_batch()
+            batch = self._source.batch(bad.step - 1)
         saved = "Its batch is gone, as the data cannot seek."
         if batch is not None:
             directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())

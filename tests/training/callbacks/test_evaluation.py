@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from training.tiny_training import TinyModel, TinySampler, make_config, same_state, state_of
+from training.tiny_training import FEATURES, TinyModel, TinySampler, make_config, same_state, state_of
+from worldline.data.synthetic import create_random_buffer
 from worldline.errors import ConfigError
-from worldline.training import EvaluationCallback, Trainer
+from worldline.training import Callback, CheckpointCallback, EvaluationCallback, Trainer
 
 
 def test_results_reach_all_callbacks_at_the_interval() -> None:
@@ -30,6 +33,27 @@ def test_an_evaluation_that_draws_noise_changes_nothing() -> None:
         trainer = Trainer(TinyModel(), make_config(), callbacks)
         states.append(state_of(trainer.train(TinySampler())))
     assert same_state(*states)
+
+
+def test_an_evaluation_on_the_training_data_changes_nothing(tmp_path: Path) -> None:
+    """Neither for a run that evaluates, nor for one that is resumed between two evaluations."""
+    episodes = create_random_buffer(1000, (FEATURES,), 2, num_episodes=5, episode_length=20)
+
+    def run(steps: int, interval: int | None = None, resume_from: Path | None = None) -> dict[str, torch.Tensor]:
+        callbacks: list[Callback] = [CheckpointCallback(tmp_path / str(interval), 7)]
+        if interval is not None:
+            callbacks.append(EvaluationCallback(lambda model, step: evaluate(model), interval))
+        trainer = Trainer(TinyModel(), make_config(total_steps=steps), callbacks)
+        return state_of(trainer.train(episodes, resume_from=resume_from))
+
+    def evaluate(model: TinyModel) -> dict[str, float]:
+        batches = [episodes.sample(8, 2), episodes.sample(3, 5)]
+        return {"loss": sum(model.compute_loss(batch)["loss"].item() for batch in batches)}
+
+    expected = run(20)
+    assert same_state(run(20, interval=3), expected)
+    run(7, interval=4)
+    assert same_state(run(20, interval=4, resume_from=tmp_path / "4"), expected)
 
 
 def test_an_impossible_interval_is_refused() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from worldline.errors import ConfigError
+from worldline.mode import measuring
 from worldline.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ class EvaluationCallback(Callback):
     """Calls `evaluate(model, step)` every `interval` steps and tells all callbacks its result.
 
     The model is in evaluation mode and takes no gradients; torch's generators are seeded for the evaluation and put
-    back afterwards, so that a run with evaluations trains exactly as one without.
+    back afterwards. So a run with evaluations trains exactly as one without, also where `evaluate` samples the data
+    that is trained on (if that can seek).
 
     Args:
         evaluate: Returns metrics by name.
@@ -34,6 +36,6 @@ class EvaluationCallback(Callback):
     def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Evaluate if it is time."""
         if step % (self.interval or self.trainer.config.eval_interval) == 0:
-            with self.trainer.evaluation():
+            with measuring(self.trainer.model, seed=self.trainer.config.seed):
                 metrics = dict(self.evaluate(self.trainer.model, step))
             self.trainer.record_evaluation(metrics)

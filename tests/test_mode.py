@@ -1,16 +1,19 @@
 """A measured model is left as it was found."""
 
+from __future__ import annotations
+
 import contextlib
 
 import pytest
 import torch
+from torch import nn
 
-from worldline.evaluation.mode import measuring
+from worldline.mode import measuring
 
 
 @pytest.mark.parametrize("is_training", [True, False])
-def test_mode_gradients_and_generator_are_put_back(is_training):
-    model = torch.nn.Dropout().train(is_training)
+def test_mode_gradients_and_generator_are_put_back(is_training: bool):
+    model = nn.Dropout().train(is_training)
     before = torch.get_rng_state()
     with contextlib.suppress(KeyboardInterrupt), measuring(model, seed=3):
         assert not model.training
@@ -21,6 +24,14 @@ def test_mode_gradients_and_generator_are_put_back(is_training):
     assert model.training == is_training
     assert torch.is_grad_enabled()
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_mode_of_every_module_is_put_back():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
+    model[1].eval()
+    with measuring(model, seed=0):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == [True, True, False, False]
 
 
 def test_subjects_that_are_no_modules_are_fine():
