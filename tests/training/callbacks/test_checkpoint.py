@@ -78,11 +78,62 @@ def test_the_best_survives_a_resume(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [4, 20]
 
 
-def test_a_loss_can_be_monitored_and_an_unknown_name_is_refused(tmp_path: Path) -> None:
+def test_a_loss_can_be_monitored_and_an_unknown_name_is_refused_at_once(tmp_path: Path) -> None:
     train(tmp_path / "a", monitor="error", save_interval=5)
     assert json.loads((tmp_path / "a" / "best.json").read_text())["error"] > 0
-    with pytest.raises(ConfigError, match=r"cannot monitor 'eror'\. Did you mean 'error'"):
+    with pytest.raises(ConfigError, match=r"cannot monitor 'eror', which no step has\. Did you mean 'error'"):
         train(tmp_path / "b", monitor="eror", save_interval=5)
+    assert steps_in(tmp_path / "b") == []
+
+
+def monitored(directory: Path, monitor: str, total_steps: int, resume_from: Path | None = None) -> Trainer[TinyModel]:
+    """Train with a save every 4 steps and an evaluation every 10."""
+    evaluation = EvaluationCallback(lambda model, step: {"score": 1.0 / step}, interval=10)
+    callbacks = [CheckpointCallback(directory, 4, max_checkpoints=9, monitor=monitor), evaluation]
+    trainer = Trainer(TinyModel(), make_config(total_steps=total_steps), callbacks)
+    trainer.train(TinySampler(), resume_from=resume_from)
+    return trainer
+
+
+def test_before_the_first_evaluation_there_is_no_best_one(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monitored(tmp_path, "eval/score", total_steps=20)
+    assert steps_in(tmp_path) == [4, 8, 12, 16, 20]
+    assert json.loads((tmp_path / "best.json").read_text())["step"] == 20
+
+
+def test_a_run_resumed_before_an_evaluation_saves_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    monitored(tmp_path / "whole", "eval/score", total_steps=24)
+    for stop in (6, 15):  # before any evaluation, and after one
+        directory = tmp_path / str(stop)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if stop == 6 else "error")  # that there is no best yet
+            monitored(directory, "eval/score", total_steps=stop)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            monitored(directory, "eval/score", total_steps=24, resume_from=directory)
+        for name in ("best.json", "step_00000024/model.safetensors", "step_00000024/state.json"):
+            assert (tmp_path / "whole" / name).read_bytes() == (directory / name).read_bytes()
+
+
+def test_the_best_of_another_run_is_put_aside(tmp_path: Path) -> None:
+    monitored(tmp_path, "eval/score", total_steps=20)
+    with pytest.warns(UserWarning, match="held 5 checkpoints"), pytest.warns(UserWarning, match="up to step 5"):
+        monitored(tmp_path, "eval/score", total_steps=5)
+    assert not (tmp_path / "best.json").exists()
+    assert (tmp_path / "superseded_001" / "best.json").exists()
+
+
+def test_a_result_that_never_comes_is_a_warning_but_costs_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"gave 'eval/scroe' so far\. Did you mean 'eval/score'") as caught:
+        monitored(tmp_path / "typo", "eval/scroe", total_steps=20)
+    assert len(caught) == 1
+    assert steps_in(tmp_path / "typo") == [4, 8, 12, 16, 20]
+    with pytest.warns(UserWarning, match="gave 'eval/score' up to step 9. Known: none"):
+        monitored(tmp_path / "short", "eval/score", total_steps=9)
+    assert steps_in(tmp_path / "short") == [4, 8, 9]
+    assert not (tmp_path / "short" / "best.json").exists()
 
 
 def test_two_callbacks_keep_to_their_own_folders_over_two_calls(tmp_path: Path) -> None:

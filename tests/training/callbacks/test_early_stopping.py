@@ -69,10 +69,27 @@ def test_an_evaluation_can_be_monitored_and_training_stops_there() -> None:
     assert (trainer.status, trainer.step) == ("stopped", 12)
 
 
-def test_a_metric_that_never_comes_is_an_error() -> None:
+def test_an_evaluation_that_comes_after_the_patience_is_waited_for() -> None:
+    evaluation = EvaluationCallback(lambda model, step: {"score": 1.0}, interval=30)
+    callbacks = [EarlyStoppingCallback("eval/score", patience=10), evaluation]
+    trainer = Trainer(TinyModel(), make_config(total_steps=100), callbacks)
+    trainer.train(TinySampler())
+    assert (trainer.status, trainer.step) == ("stopped", 60)
+
+
+def test_a_loss_that_no_step_has_is_an_error_at_once() -> None:
     trainer = Trainer(TinyModel(), make_config(total_steps=100), [EarlyStoppingCallback("lss", patience=10)])
-    with pytest.raises(ConfigError, match=r"never saw 'lss'\. Did you mean 'loss'"):
+    with pytest.raises(ConfigError, match=r"cannot monitor 'lss', which no step has\. Did you mean 'loss'"):
         trainer.train(TinySampler())
+    assert trainer.step == 1
+
+
+def test_a_result_that_never_comes_is_a_warning() -> None:
+    evaluation = EvaluationCallback(lambda model, step: {"score": 1.0}, interval=5)
+    trainer = Trainer(TinyModel(), make_config(), [EarlyStoppingCallback("eval/scroe", patience=10), evaluation])
+    with pytest.warns(UserWarning, match=r"gave 'eval/scroe' up to step 20\. Did you mean 'eval/score'"):
+        trainer.train(TinySampler())
+    assert trainer.status == "finished"
 
 
 @pytest.mark.parametrize("settings", [{"patience": 0}, {"min_delta": -1.0}, {"check_interval": 0}])

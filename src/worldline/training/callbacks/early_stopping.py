@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from worldline.errors import ConfigError, nearest
 from worldline.training.callbacks.base import Callback
+from worldline.training.metrics import check_monitor, is_result, named_results
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +21,7 @@ class EarlyStoppingCallback(Callback):
     for progress and no step waits. A result of an evaluation ("eval/NAME") is looked at when there is a new one.
 
     Args:
-        monitor: Name of a loss, or "eval/NAME"; lower is better.
+        monitor: Name of a loss, or "eval/NAME" for a result of an evaluation; lower is better.
         patience: Steps without an improvement after which to stop.
         min_delta: By how much the metric must fall to count as improved.
         check_interval: Steps over which a loss is averaged; None for the trainer's `log_interval`, but at most
@@ -46,9 +48,11 @@ class EarlyStoppingCallback(Callback):
         self.best_step = 0
         self._sum: Tensor | float = 0.0
         self._count = 0
+        self._known: dict[str, float] = {}  # results of evaluations
 
     def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Add the loss to the mean; look at it every `check_interval` steps."""
+        check_monitor(self.monitor, losses, callback="EarlyStoppingCallback")
         if self.monitor in losses:
             self._sum = self._sum + losses[self.monitor]
             self._count += 1
@@ -56,14 +60,22 @@ class EarlyStoppingCallback(Callback):
                 mean = float(self._sum) / self._count
                 self._sum, self._count = 0.0, 0
                 self._judge(step, mean)
-        elif self.best_value is None and step - self.best_step >= self.patience:
-            raise ConfigError(f"EarlyStoppingCallback never saw {self.monitor!r}. {nearest(self.monitor, losses)}")
 
     def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
         """Look at the metric, if it is the monitored one."""
-        name = self.monitor.removeprefix("eval/")
-        if self.monitor.startswith("eval/") and name in metrics:
-            self._judge(step, metrics[name])
+        results = named_results(metrics)
+        if self.monitor in results:
+            self._judge(step, results[self.monitor])
+        self._known.update(results)
+
+    def on_train_end(self) -> None:
+        """Say so if there was nothing to look at."""
+        if is_result(self.monitor) and self.best_value is None and self.trainer.status != "failed":
+            warnings.warn(
+                f"EarlyStoppingCallback never stopped, because no evaluation gave {self.monitor!r} up to step "
+                f"{self.trainer.step}. {nearest(self.monitor, self._known)}",
+                stacklevel=2,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far and the unfinished mean."""

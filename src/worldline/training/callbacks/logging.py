@@ -12,7 +12,7 @@ from worldline.config import to_dict
 from worldline.errors import ConfigError, missing_package
 from worldline.training.callbacks.base import Callback, Order
 from worldline.training.loggers import JsonlWriter, MetricWriter, TensorBoardWriter, WandbWriter
-from worldline.training.metrics import to_floats
+from worldline.training.metrics import named_results, to_floats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ class LoggingCallback(Callback):
 
     def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep the result for the line of this step."""
-        self._evaluated.update({f"eval/{name}": value for name, value in metrics.items()})
+        self._evaluated.update(named_results(metrics))
 
     def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Log if it is time."""
