@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from training.tiny_training import (
 )
 from worldline.errors import ConfigError, DataError, NonFiniteError
 from worldline.training import Callback, CheckpointCallback, EarlyStoppingCallback, Trainer, train
-from worldline.training.checkpoint import load_checkpoint
+from worldline.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 class LossCurve(Callback):
@@ -159,6 +160,39 @@ def test_resuming_with_other_settings_is_a_warning_that_names_them(tmp_path: Pat
         warnings.simplefilter("error")
         trainer = Trainer(TinyModel(), make_config(total_steps=21, log_interval=3, save_interval=4))
         trainer.train(TinySampler(), resume_from=tmp_path)
+
+
+def test_total_steps_may_change_only_where_the_rate_does_not_depend_on_them(tmp_path: Path) -> None:
+    def run(total_steps: int, schedule: str, resume_from: Path | None = None) -> dict[str, Tensor]:
+        config = make_config(total_steps=total_steps, schedule=schedule)
+        trainer = Trainer(TinyModel(), config, [CheckpointCallback(tmp_path / schedule)])
+        return state_of(trainer.train(TinySampler(), resume_from=resume_from))
+
+    for schedule in ("constant", "linear"):
+        run(12, schedule)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same_state(run(20, "constant", resume_from=tmp_path / "constant"), trained()[1])
+    with pytest.warns(UserWarning, match=r"\(total_steps 12 -> 20\), so it is not the one"):
+        run(20, "linear", resume_from=tmp_path / "linear")
+
+
+def test_resuming_on_another_kind_of_device_is_a_warning(tmp_path: Path) -> None:
+    trainer, _ = trained(5)
+    checkpoint = trainer.capture()
+    save_checkpoint(tmp_path / "cpu", checkpoint, trainer.model)
+    elsewhere = dataclasses.replace(checkpoint, config={**checkpoint.config, "device": "cuda:1"})
+    save_checkpoint(tmp_path / "cuda", elsewhere, trainer.model)
+    with pytest.warns(UserWarning, match=r"\(device 'cuda:1' -> 'cpu:0'\), so it is not the one"):
+        Trainer(TinyModel(), make_config(device="cpu:0")).train(TinySampler(), resume_from=tmp_path / "cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Trainer(TinyModel(), make_config(device="cpu:0")).train(TinySampler(), resume_from=tmp_path / "cpu")
+
+
+def test_a_checkpoint_says_which_device_auto_was(tmp_path: Path) -> None:
+    trainer = Trainer(TinyModel(), make_config(device="auto"))
+    assert trainer.capture().config["device"] == str(trainer.device) != "auto"
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -53,9 +53,12 @@ class TrainingConfig:
 
 
 def free_settings(config: TrainingConfig) -> frozenset[str]:
-    """Return the settings that a run may be resumed with other values of, without changing a number of what is done."""
+    """Return the settings that a run may be resumed with other values of: it goes on with the same steps.
+
+    They change no number, except that another kind of device rounds differently. `total_steps` is one of them where the
+    schedule is constant; a falling learning rate depends on where it ends.
+    """
     free = {"log_interval", "eval_interval", "save_interval", "device"}
-    # A falling learning rate depends on where it ends.
     return frozenset(free | {"total_steps"} if config.schedule == "constant" else free)
 
 

@@ -125,7 +125,8 @@ class Trainer(Generic[ModelT]):
                 its start when it ends.
             num_steps: Steps to do now; None for all that are left of `config.total_steps`.
             resume_from: A checkpoint, or a folder of them (the newest valid one is taken). Model, optimiser,
-                generators, data order and callbacks continue exactly as they were.
+                generators, data order and callbacks continue as they were; docs/training.md ("Resuming") says when the
+                result is the same bit for bit.
 
         Raises:
             NonFiniteError: A loss or gradient became NaN or infinite; the batch was saved.
@@ -181,7 +182,7 @@ class Trainer(Generic[ModelT]):
             )
         return Checkpoint(
             step=self.step,
-            config=to_dict(self.config),
+            config={**to_dict(self.config), "device": str(self.device)},  # what "auto" meant
             model=dict(self.model.state_dict()),
             optimizer=self.optimizer.state_dict(),
             rng=seeding.rng_state(),
@@ -312,6 +313,9 @@ class Trainer(Generic[ModelT]):
             for name, value in to_dict(self.config).items()
             if name not in free and saved.get(name) != value
         ]
+        device = str(saved.get("device"))
+        if device.partition(":")[0] != self.device.type:
+            changes.append(f"device {device!r} -> {str(self.device)!r}")
         if changes:
             warnings.warn(
                 f"The run goes on with other settings than the checkpoint's ({', '.join(changes)}), "
