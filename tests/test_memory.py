@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -40,3 +42,45 @@ def test_freed_memory_is_used_again() -> None:
 
 def test_other_devices_are_left_alone() -> None:
     assert not keep_freed_memory("cuda")
+
+
+@pytest.mark.parametrize(
+    ("system", "library"), [("Linux", "musl"), ("Linux", ""), ("Darwin", ""), ("Windows", "")], ids="-".join
+)
+def test_other_c_libraries_are_left_alone(system: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: object) -> None:
+        raise AssertionError("the C library was asked")
+
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "libc_ver", lambda: (library, ""))
+    monkeypatch.setattr(ctypes, "CDLL", fail)
+    assert not keep_freed_memory()
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("largest", "accepted"),
+    [
+        (2048 * MIB, [(-3, 1024 * MIB), (-1, 2048 * MIB - 1)]),
+        (32 * MIB, [(-3, 32 * MIB), (-1, 2048 * MIB - 1)]),  # an older glibc
+        (16 * MIB, []),
+    ],
+)
+def test_thresholds_are_as_high_as_glibc_takes_them(
+    largest: int, accepted: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        if parameter == -3 and value > largest:
+            return 0
+        calls.append((parameter, value))
+        return 1
+
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.31"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory() == bool(accepted)
+    assert calls == accepted

@@ -9,6 +9,7 @@ import platform
 # from which a block is mapped (and unmapped) by itself.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES, _MAP_BYTES = 2**31 - 1, 1 << 30
+_OLD_MAP_BYTES = 32 << 20  # the most that older releases accept (HEAP_MAX_SIZE / 2)
 
 
 def keep_freed_memory(device: str = "cpu") -> bool:
@@ -22,9 +23,12 @@ def keep_freed_memory(device: str = "cpu") -> bool:
         device: The type of device that the tensors are on.
 
     Returns:
-        Whether it was done: only on a CPU, on Linux with glibc.
+        Whether it was done: only on a CPU, on Linux with glibc. Other C libraries are left alone.
     """
     if device != "cpu" or platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, _MAP_BYTES) and mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES))
+    # Either call ends glibc's own adaptation of both thresholds: one alone would make matters worse than none.
+    if not any(mallopt(_M_MMAP_THRESHOLD, size) for size in (_MAP_BYTES, _OLD_MAP_BYTES)):
+        return False
+    return bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES))
