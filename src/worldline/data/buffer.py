@@ -30,6 +30,7 @@ from worldline.data.shapes import (
 )
 from worldline.data.store import OBS, TERMINATION, RowStore
 from worldline.data.windows import Windows
+from worldline.device import resolve_device
 from worldline.episode import Array, DataSpec, Episode, checked_rewards, unnamed_obs
 from worldline.errors import ConfigError, DataError
 
@@ -198,7 +199,7 @@ class ReplayBuffer:
 
         Raises:
             DataError: The buffer is empty.
-            ConfigError: `batch_size` or `seq_len` is less than 1.
+            ConfigError: `batch_size` or `seq_len` is less than 1, or the device is not here.
         """
         if isinstance(batch_size, BatchRequest):
             request = batch_size
@@ -343,7 +344,8 @@ class ReplayBuffer:
 
         tensors = {name: torch.from_numpy(window) for name, window in windows.items()}
         if device != "cpu":
-            tensors = {name: _move(tensor, device) for name, tensor in tensors.items()}
+            place = torch.device(resolve_device(device))
+            tensors = {name: _move(tensor, place) for name, tensor in tensors.items()}
         terminations, is_first, step_mask, obs_mask = tensors["flags"].unbind(-1)
         return Batch(
             obs=unnamed_obs({name: tensors[name] for name in self._shapes}),
@@ -382,9 +384,7 @@ class ReplayBuffer:
         return subset
 
 
-def _move(tensor: Tensor, device: str | torch.device) -> Tensor:
-    import torch
-
-    if torch.device(device).type == "cuda":
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
