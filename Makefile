@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]' -c constraints.txt
 	touch $@
 
+# Again, it goes on where it was stopped, or shows its result. `rm -r runs/demo` begins anew.
 demo: setup
-	$(BIN)/worldline demo
+	$(BIN)/worldline demo --resume
 
 test: check
 	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --cov --cov-report=term:skip-covered --cov-fail-under=90

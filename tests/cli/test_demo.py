@@ -1,6 +1,7 @@
 """worldline demo, with the smallest of budgets."""
 
 import json
+import shutil
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_an_interrupted_demo_goes_on(demo, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(rollout, "evaluate_policy", interrupt)
         assert run("demo", "--out", out, *TINY) == 130
-    assert "worldline demo --out" in capsys.readouterr().err
+    assert "demo --out" in capsys.readouterr().err
     written = (out / "data.npz").stat().st_mtime_ns
     assert run("demo", "--out", out, "--resume") == 0
     assert (out / "data.npz").stat().st_mtime_ns == written
@@ -78,6 +79,34 @@ def test_an_interrupted_demo_goes_on(demo, tmp_path, monkeypatch, capsys):
     assert after["eval_returns"] == before["eval_returns"]
     assert after["open_loop_mse"] == before["open_loop_mse"]
     assert after["config"] == before["config"]
+
+
+def test_a_finished_demo_shows_its_result_again(demo, monkeypatch, capsys):
+    written = {name: (demo / name).stat().st_mtime_ns for name in ("demo.yaml", "summary.json", "report.html")}
+    monkeypatch.setattr("worldline.cli.demo.run_demo", None)  # nothing is run
+    assert run("demo", "--out", demo, "--resume", "--log-interval", 5) == 0
+    shown = capsys.readouterr()
+    assert f"{summary(demo)['eval_return_mean']:.1f}" in shown.out
+    assert "one episode" not in shown.out
+    assert f"remove {demo} or choose another --out" in shown.err
+    assert "num_episodes 30" in shown.err  # not the default
+    assert written == {name: (demo / name).stat().st_mtime_ns for name in written}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"config": {"colour": "red"}}'])
+def test_a_damaged_summary_is_written_again(text, demo, tmp_path, capsys):
+    shutil.copytree(demo, tmp_path / "demo")
+    (tmp_path / "demo" / "summary.json").write_text(text)
+    assert run("demo", "--out", tmp_path / "demo", "--resume") == 0
+    assert "All 4 steps are done already." in capsys.readouterr().err
+    assert summary(tmp_path / "demo")["eval_returns"] == summary(demo)["eval_returns"]
+
+
+def test_other_evaluation_episodes_are_run(demo, tmp_path):
+    shutil.copytree(demo, tmp_path / "demo")
+    assert run("demo", "--out", tmp_path / "demo", "--resume", "--eval-episodes", 1) == 0
+    assert summary(tmp_path / "demo")["eval_returns"] == summary(demo)["eval_returns"][:1]
+    assert summary(tmp_path / "demo")["eval_return_interval"] is None
 
 
 def test_a_demo_is_only_resumed_as_it_was_begun(demo, capsys):

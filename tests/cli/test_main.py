@@ -97,8 +97,13 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
 
     monkeypatch.setattr("worldline.cli.train.main", interrupt)
     monkeypatch.setattr("worldline.cli.collect.main", interrupt)
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     assert run("train", "dreamerv3", "--data", "my file.npz") == 130
     assert "worldline train dreamerv3 --data 'my file.npz' --resume\n" in capsys.readouterr().err
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["bin/worldline"])
+    assert run("train", "dreamerv3") == 130
+    assert "bin/worldline train dreamerv3 --resume\n" in capsys.readouterr().err
     assert run("train", "dreamerv3", "--resume") == 130
     assert capsys.readouterr().err.count("--resume") == 1
     assert run("collect", "CartPole-v1") == 130

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import time
 
 import pytest
+import torch
 import yaml
 
 from worldline.cli import runs
@@ -71,6 +73,38 @@ def test_options_that_are_not_given_again_are_those_of_the_run(finished_run, dat
     assert config.model_settings == SETTINGS
     assert run(*train(data, tmp_path / "whole", "--save-interval", 3, "--total-steps", 8)) == 0
     assert digest(out) == digest(tmp_path / "whole")
+
+
+def test_a_finished_run_has_nothing_left_to_train(finished_run, data, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(finished_run, out)
+    before = digest(out)
+    assert run("train", "dreamerv3:size1m", "--data", data, "--out", out, "--resume") == 0
+    error = capsys.readouterr().err
+    assert "All 6 steps are done already." in error
+    assert "num_steps" not in error
+    assert digest(out) == before
+    assert run("train", "dreamerv3:size1m", "--data", data, "--out", out, "--resume", "--total-steps", 5) == 2
+    assert "has done 6 steps already" in capsys.readouterr().err
+    config = runs.read_config(out / "config.yaml", runs.RunConfig)
+    assert config.training.total_steps == 6
+    assert config.command == runs.read_config(finished_run / "config.yaml", runs.RunConfig).command
+
+
+def test_threads_are_noted_and_taken_again(data, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    out = tmp_path / "run"
+    assert run(*train(data, out, "--num-threads", 1)) == 0
+    assert runs.read_config(out / "config.yaml", runs.RunConfig).num_threads == 1
+    assert run("train", "dreamerv3:size1m", "--data", data, "--out", out, "--resume") == 0
+    assert asked == [1, 1]
+    assert run(*train(data, out, "--resume", "--num-threads", 0)) == 0
+    assert run("eval", out, "--env", "CartPole-v1", "--episodes", 1, "--num-threads", 2) == 0
+    assert run("collect", "CartPole-v1", "--episodes", 1, "--num-threads", 3, "--out", tmp_path / "a.npz") == 0
+    assert asked == [1, 1, 2, 3]
+    assert run(*train(data, out, "--resume", "--num-threads", -1)) == 2
+    assert "--num-threads must be at least 0; got -1" in capsys.readouterr().err
 
 
 def test_a_killed_run_ends_with_the_same_bytes(finished_run, data, tmp_path):

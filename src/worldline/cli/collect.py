@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from worldline.cli.options import parse
+from worldline.cli.options import NumThreads, parse, set_num_threads
 from worldline.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class CollectOptions:
     """Episode i begins with this seed plus i; the policy's own noise is seeded too."""
     num_envs: int = 32
     """How many environments take their steps together."""
+    num_threads: NumThreads = 0
     overwrite: bool = False
     """Replace the file if it is there."""
 
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(CollectOptions, arguments, command="collect", description=_DESCRIPTION)
     check_output(options.out, overwrite=options.overwrite)
     make_folder(options.out.parent)
+    set_num_threads(options.num_threads)
     buffer = collect(
         options.env,
         policy=options.policy,
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str]) -> None:
     returns = [float(episode.rewards.sum()) for episode in buffer.episodes()]
     results.print(
         f"Wrote {buffer.num_episodes:,} episodes, {buffer.num_transitions:,} steps, mean return "
-        f"{sum(returns) / len(returns):.1f} to {options.out}"
+        f"{sum(returns) / len(returns):.1f} to {options.out}",
+        soft_wrap=True,
     )
 
 

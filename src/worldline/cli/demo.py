@@ -8,13 +8,13 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from worldline.cli import runs
-from worldline.cli.options import parse, parse_settings
-from worldline.config import to_dict
+from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
+from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,14 +33,20 @@ SUMMARY = "summary.json"
 _SEED_STRIDE = 1_000_000
 _EVALUATION_OFFSET = 500_000
 
+# Settings that a demo may be resumed with other values of, and those of them that leave its results as they are.
+_NO_RESULT = {"log_interval", "save_interval", "device", "num_threads"}
+_FREE = _NO_RESULT | {"eval_episodes"}
+
 _DESCRIPTION = """\
 Collect random episodes of an environment, train a world model on them alone, and evaluate the policy that it learnt in
-imagination in the real environment. Writes summary.json and report.html.
+imagination in the real environment. The folder --out gets summary.json and report.html, and what a run has.
 
 Examples:
   worldline demo
   worldline demo --seed 1 --out runs/demo1
   worldline demo --resume
+
+A demo that was stopped, or killed, goes on with --resume; one that is finished shows its result again.
 """
 
 
@@ -78,10 +84,9 @@ class DemoConfig:
     """Of the loss; weights stay float32."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
-    num_threads: int = (
+    num_threads: NumThreads = (
         1  # the operations are small: a second thread waits more than it works, ten times so on a busy CPU
     )
-    """Threads of a tensor operation on the CPU; 0 lets torch decide."""
     eval_episodes: int = 20
     """Episodes to evaluate each policy in."""
     context: int = 5
@@ -113,13 +118,32 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     options = _parse(arguments)
     from worldline.cli.demo_report import print_result, write_report  # loads torch: not before --help is answered
+    from worldline.cli.terminal import progress
 
-    result = run_demo(
-        options.config, options.out, resume=options.resume, command=f"worldline demo {shlex.join(arguments)}".strip()
-    )
-    report = write_report(result, options.out)
-    runs.write_text(options.out / SUMMARY, json.dumps(result.summary(), indent=2) + "\n")
-    print_result(result, summary=options.out / SUMMARY, report=report)
+    config, out = options.config, options.out
+    if options.resume and (finished := read_finished(config, out)):
+        print_result(finished, out)
+        progress.print(
+            f"This demo was finished before. To begin anew, remove {out} or choose another --out.", soft_wrap=True
+        )
+        return
+    result = run_demo(config, out, resume=options.resume, command=f"worldline demo {shlex.join(arguments)}".strip())
+    write_report(result, out)
+    runs.write_text(out / SUMMARY, json.dumps(result.summary(), indent=2) + "\n")
+    print_result(result.summary(), out)
+
+
+def read_finished(config: DemoConfig, out: Path) -> dict[str, Any] | None:
+    """Return what `summary.json` holds if the demo in `out` is finished and `config` would give the same result."""
+    if not all((out / name).is_file() for name in (DEMO_CONFIG, SUMMARY, runs.REPORT)):
+        return None
+    try:
+        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        made_with = from_dict(DemoConfig, summary["config"], where=str(out / SUMMARY))
+    except (ValueError, KeyError, TypeError, ConfigError):  # damaged, or of another version: it is written again
+        return None
+    before, now = to_dict(made_with), to_dict(config)
+    return summary if all(before[key] == now[key] for key in now if key not in _NO_RESULT) else None
 
 
 def run_demo(config: DemoConfig, out: Path, *, resume: bool, command: str) -> DemoResult:
@@ -129,8 +153,6 @@ def run_demo(config: DemoConfig, out: Path, *, resume: bool, command: str) -> De
         ConfigError: A setting cannot be used, or the demo in the folder was begun differently.
         FileError: The folder cannot be used.
     """
-    import torch
-
     from worldline.cli.clock import TrainingClock
     from worldline.cli.demo_report import DemoResult
     from worldline.models.base import WorldModel
@@ -138,8 +160,7 @@ def run_demo(config: DemoConfig, out: Path, *, resume: bool, command: str) -> De
     began = time.perf_counter()
     run = _training_run(config, out, command)
     _check_folder(config, out, resume=resume)
-    if config.num_threads > 0:
-        torch.set_num_threads(config.num_threads)
+    set_num_threads(config.num_threads)
     buffer = _collected(config, out)
     train_data, test_data = buffer.split(config.held_out, seed=config.seed)
     model, run_config = run.begin(buffer, resume=resume)
@@ -171,12 +192,21 @@ def _parse(arguments: Sequence[str]) -> DemoOptions:
     default = dataclasses.replace(options, resume=False, config=dataclasses.replace(saved, settings=()))
     asked = parse(DemoOptions, arguments, command="demo", description=_DESCRIPTION, default=default).config
     config = dataclasses.replace(asked, settings=asked.settings or saved.settings)
+    _tell_of_defaults(config, options.out)
     return dataclasses.replace(options, config=config)
+
+
+def _tell_of_defaults(config: DemoConfig, out: Path) -> None:
+    """Say which settings of a resumed demo are not the defaults: these may have changed since it was begun."""
+    from worldline.cli.terminal import progress
+
+    defaults, values = to_dict(DemoConfig()), to_dict(config)
+    if others := [f"{key} {values[key]}" for key in values if values[key] != defaults[key]]:
+        progress.print(f"Of {out / DEMO_CONFIG}, other than the defaults: {', '.join(others)}.", soft_wrap=True)
 
 
 def _training_run(config: DemoConfig, out: Path, command: str) -> TrainingRun:
     from worldline.cli.train import TrainingRun
-    from worldline.config import from_dict
     from worldline.training.config import TrainingConfig
 
     shared = {field.name for field in dataclasses.fields(TrainingConfig)}
@@ -188,6 +218,7 @@ def _training_run(config: DemoConfig, out: Path, command: str) -> TrainingRun:
         data=out / DATA,
         out=out,
         command=command,
+        num_threads=config.num_threads,
     )
 
 
@@ -196,9 +227,10 @@ def _check_folder(config: DemoConfig, out: Path, *, resume: bool) -> None:
     runs.check_folder(out, resume=resume, config=DEMO_CONFIG)
     if (out / DEMO_CONFIG).is_file():
         before, now = to_dict(runs.read_config(out / DEMO_CONFIG, DemoConfig)), to_dict(config)
-        free = {"log_interval", "save_interval", "device", "num_threads", "eval_episodes"}
         if changes := [
-            f"{key} was {before[key]!r}, not {now[key]!r}" for key in now if before[key] != now[key] and key not in free
+            f"{key} was {before[key]!r}, not {now[key]!r}"
+            for key in now
+            if before[key] != now[key] and key not in _FREE
         ]:
             raise ConfigError(
                 f"The demo in {out} was begun differently: {'; '.join(changes)}. Leave these options out, or choose "

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from worldline.cli import runs
-from worldline.cli.demo import DemoConfig
+from worldline.cli.demo import SUMMARY, DemoConfig
 from worldline.cli.evaluate import interval_or_none
 from worldline.cli.reporting import configuration_section, curves_section, footer
-from worldline.cli.terminal import describe_duration, describe_interval, results
+from worldline.cli.terminal import describe_duration, describe_interval, describe_ratio, results
 from worldline.config import to_dict
 from worldline.data.buffer import ReplayBuffer
 from worldline.evaluation.openloop import OpenLoopError
@@ -69,25 +70,31 @@ class DemoResult:
         }
 
 
-def print_result(result: DemoResult, *, summary: Path, report: Path) -> None:
-    """Print what came out, and where to read more."""
-    table = Table(title=f"{result.config.env}, learnt from random play alone", title_justify="left", show_header=False)
+def print_result(summary: Mapping[str, Any], out: Path) -> None:
+    """Print what `DemoResult.summary` says came out, and where to read more."""
+    config = summary["config"]
+    table = Table(title=f"{summary['env']}, learnt from random play alone", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(style="bold")
     table.add_column(style="dim")
-    episodes = f"{result.config.eval_episodes} episodes"
     table.add_row(
-        "mean return, learnt policy", f"{result.learnt.mean:.1f}", describe_interval(result.learnt.interval95)
+        "mean return, learnt policy",
+        f"{summary['eval_return_mean']:.1f}",
+        describe_interval(summary["eval_return_interval"]),
     )
-    table.add_row("mean return, random policy", f"{result.random.mean:.1f}", episodes)
-    horizon = result.open_loop.horizon
-    ratio = result.open_loop.model_mse[-1] / result.open_loop.copy_mse[-1]
-    table.add_row(f"prediction error, {horizon} steps ahead", f"{ratio:.1%}", "of copying the last observation")
-    table.add_row("data", f"{result.buffer.num_transitions:,} steps", f"{result.buffer.num_episodes:,} random episodes")
-    speed = f"{result.config.total_steps:,} steps of {result.config.model}"
-    table.add_row("training", describe_duration(result.train_seconds), speed)
+    table.add_row(
+        "mean return, random policy", f"{summary['random_return_mean']:.1f}", f"{config['eval_episodes']} episodes"
+    )
+    table.add_row(
+        f"prediction error, {config['horizon']} steps ahead",
+        describe_ratio(summary["open_loop_mse"][-1], summary["copy_mse"][-1]),
+        "of copying the last observation",
+    )
+    table.add_row("data", f"{summary['env_steps']:,} steps", f"{summary['num_episodes']:,} random episodes")
+    speed = f"{summary['train_steps']:,} steps of {config['model']}"
+    table.add_row("training", describe_duration(summary["train_seconds"]), speed)
     results.print(table)
-    results.print(f"Numbers: {summary}\nReport:  {report}", soft_wrap=True)
+    results.print(f"Numbers: {out / SUMMARY}\nReport:  {out / runs.REPORT}", soft_wrap=True)
 
 
 def write_report(result: DemoResult, out: Path) -> Path:
@@ -128,19 +135,18 @@ def write_report(result: DemoResult, out: Path) -> Path:
 
 def _tiles(result: DemoResult) -> list[Tile]:
     config, open_loop = result.config, result.open_loop
-    ratio = open_loop.model_mse[-1] / open_loop.copy_mse[-1]
     episodes = f"{config.eval_episodes} episodes"
     return [
         Tile(
             label="Return, learnt policy",
             value=f"{result.learnt.mean:.1f}",
-            note=describe_interval(result.learnt.interval95),
+            note=describe_interval(interval_or_none(result.learnt)),
             is_main=True,
         ),
         Tile(label="Return, random policy", value=f"{result.random.mean:.1f}", note=episodes),
         Tile(
             label=f"Error {open_loop.horizon} steps ahead",
-            value=f"{ratio:.1%}",
+            value=describe_ratio(open_loop.model_mse[-1], open_loop.copy_mse[-1]),
             note="of the error of copying",
         ),
         Tile(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from worldline.cli.collect import RANDOM, open_policy
-from worldline.cli.options import parse
+from worldline.cli.options import NumThreads, parse, set_num_threads
 
 if TYPE_CHECKING:
     from worldline.evaluation.rollout import EvaluationResult
@@ -42,6 +42,7 @@ class EvalOptions:
     """Sample actions instead of taking the most likely ones."""
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, mps."""
+    num_threads: NumThreads = 0
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.cli.terminal import results
     from worldline.envs.make import make_env  # loads Gymnasium: not before --help is answered
 
+    set_num_threads(options.num_threads)
     env = make_env(options.env)
     env.close()
     names = dict.fromkeys([options.model, RANDOM])

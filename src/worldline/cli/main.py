@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -98,6 +99,7 @@ def _interrupted(name: str, arguments: Sequence[str]) -> int:
     message = "Interrupted."
     if name in ("train", "demo"):
         again = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
-        message = f"Interrupted. Go on where it stopped with: worldline {shlex.join(again)}"
+        program = "worldline" if shutil.which("worldline") else sys.argv[0]
+        message = f"Interrupted. Go on where it stopped with: {program} {shlex.join(again)}"
     _tell(message, style="yellow")
     return INTERRUPTED

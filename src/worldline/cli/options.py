@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import tyro
 import yaml
@@ -11,6 +11,10 @@ import yaml
 from worldline.errors import ConfigError
 
 T = TypeVar("T")
+
+NumThreads: TypeAlias = Annotated[
+    int, tyro.conf.arg(help="Threads of a tensor operation on the CPU; 0 lets torch decide.")
+]
 
 
 def parse(cls: type[T], arguments: Sequence[str], *, command: str, description: str, default: T | None = None) -> T:
@@ -52,6 +56,20 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"The value of --set {pair} cannot be read: {error}") from error
         settings[key] = _number(value) if isinstance(value, str) else value
     return settings
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Let tensor operations on the CPU use so many threads; 0 leaves it to torch.
+
+    Raises:
+        ConfigError: It is negative.
+    """
+    if num_threads < 0:
+        raise ConfigError(f"--num-threads must be at least 0; got {num_threads}.")
+    if num_threads > 0:
+        import torch
+
+        torch.set_num_threads(num_threads)
 
 
 def _number(text: str) -> float | str:

@@ -49,8 +49,9 @@ class RunConfig:
     model_config: dict[str, Any]  # everything that the model was built with
     training: TrainingConfig
     data: DataFile
-    command: str
+    command: str  # that began it
     versions: dict[str, str]
+    num_threads: int = 0
 
 
 def versions() -> dict[str, str]:
@@ -167,6 +168,14 @@ def saved_model(folder: Path) -> Path:
         return newest
     found = "it has neither config.json nor final/ nor checkpoints/" if folder.is_dir() else "there is no such folder"
     raise FileError(f"{folder} is neither a saved model nor a run: {found}. Give a folder that worldline train wrote.")
+
+
+def steps_done(out: Path) -> int:
+    """Return the step of the newest checkpoint of a run; 0 if it has none."""
+    from worldline.training.checkpoint import list_checkpoints, step_of
+
+    checkpoints = list_checkpoints(out / CHECKPOINTS)
+    return step_of(checkpoints[-1]) if checkpoints else 0
 
 
 def describe_data(path: Path, *, num_episodes: int, num_transitions: int) -> DataFile:

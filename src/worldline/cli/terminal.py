@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -52,12 +51,19 @@ def describe_duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def describe_interval(interval: tuple[float, float]) -> str:
-    """Write a 95% confidence interval; that of a single episode is infinite and not worth writing.
+def describe_interval(interval: Sequence[float] | None) -> str:
+    """Write a 95% confidence interval; a single episode has None.
 
     >>> describe_interval((371.2, 453.0))
     '95% interval 371.2 to 453.0'
     """
-    if not all(map(math.isfinite, interval)):
-        return "one episode has no interval"
-    return f"95% interval {interval[0]:.1f} to {interval[1]:.1f}"
+    return f"95% interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else "one episode has no interval"
+
+
+def describe_ratio(ours: float, theirs: float) -> str:
+    """Write one error as a part of another one, which may be none.
+
+    >>> describe_ratio(0.3, 1.5), describe_ratio(0.3, 0.0)
+    ('20.0%', '-')
+    """
+    return f"{ours / theirs:.1%}" if theirs else "-"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from worldline.cli import runs
-from worldline.cli.options import parse, parse_settings
+from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
+from worldline.errors import ConfigError
 from worldline.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class TrainOptions:
     settings: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
     """A setting of the model other than its size gives; may be given several times."""
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainingConfig)
+    num_threads: NumThreads = 0
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,6 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.data.buffer import ReplayBuffer
 
     runs.check_folder(options.out, resume=options.resume)
+    set_num_threads(options.num_threads)
     buffer = ReplayBuffer.load(options.data)
     run = TrainingRun(
         model=options.model,
@@ -66,14 +70,19 @@ def main(arguments: Sequence[str]) -> None:
         data=options.data,
         out=options.out,
         command=f"worldline train {shlex.join(arguments)}",
+        num_threads=options.num_threads,
     )
     model, config = run.begin(buffer, resume=options.resume)
     parameters = num_trained(model)
-    progress.print(f"{options.model}: {parameters:,} parameters; {options.data}: {buffer.num_transitions:,} steps")
+    progress.print(
+        f"{options.model}: {parameters:,} parameters; {options.data}: {buffer.num_transitions:,} steps", soft_wrap=True
+    )
     run.train(model, buffer)
     report = write_training_report(options.out, config)
-    results.print(f"Trained for {options.training.total_steps:,} steps. Model: {options.out / runs.FINAL}")
-    results.print(f"Report: {report}")
+    results.print(
+        f"Trained for {options.training.total_steps:,} steps. Model: {options.out / runs.FINAL}\nReport: {report}",
+        soft_wrap=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,7 @@ class TrainingRun:
     data: Path
     out: Path
     command: str
+    num_threads: int
 
     def begin(self, buffer: ReplayBuffer, *, resume: bool) -> tuple[Model, runs.RunConfig]:
         """Build the model, and write `config.yaml`, or check it if it is there.
@@ -106,25 +116,37 @@ class TrainingRun:
             ),
             command=self.command,
             versions=runs.versions(),
+            num_threads=self.num_threads,
         )
         if resume and (self.out / runs.CONFIG).is_file():
-            runs.check_resumed(runs.read_config(self.out / runs.CONFIG, runs.RunConfig), config, out=self.out)
+            saved = runs.read_config(self.out / runs.CONFIG, runs.RunConfig)
+            runs.check_resumed(saved, config, out=self.out)
+            if (done := runs.steps_done(self.out)) > self.training.total_steps:
+                raise ConfigError(
+                    f"The run in {self.out} has done {done:,} steps already, more than --total-steps "
+                    f"{self.training.total_steps}. Ask for at least as many."
+                )
+            config = dataclasses.replace(config, command=saved.command)
         runs.write_config(self.out / runs.CONFIG, config)
         return model, config
 
     def train(self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = ()) -> None:
         """Train from the newest checkpoint there is, and save the final model."""
+        from worldline.cli.terminal import progress
         from worldline.training.callbacks import CheckpointCallback, LoggingCallback, ProgressCallback
-        from worldline.training.checkpoint import list_checkpoints
         from worldline.training.trainer import Trainer
 
         checkpoints = self.out / runs.CHECKPOINTS
-        trainer = Trainer(
-            model,
-            self.training,
-            [ProgressCallback(), LoggingCallback(self.out, console=False), CheckpointCallback(checkpoints), *callbacks],
-        )
-        trainer.train(buffer, resume_from=checkpoints if list_checkpoints(checkpoints) else None)
+        done = runs.steps_done(self.out)
+        callbacks = [LoggingCallback(self.out, console=False), CheckpointCallback(checkpoints), *callbacks]
+        with warnings.catch_warnings():
+            if done == self.training.total_steps:
+                progress.print(f"All {done:,} steps are done already.")
+                warnings.filterwarnings("ignore", message="Nothing to train")  # said just now, in the words of a user
+            else:
+                callbacks.append(ProgressCallback())
+            trainer = Trainer(model, self.training, callbacks)
+            trainer.train(buffer, resume_from=checkpoints if done else None)
         model.save_pretrained(self.out / runs.FINAL)
 
 
@@ -162,6 +184,8 @@ def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
         return options, settings
     saved = runs.read_config(options.out / runs.CONFIG, runs.RunConfig)
     # A default of True would make tyro offer --no-resume instead of the --resume that was given.
-    default = dataclasses.replace(options, settings=(), training=saved.training, resume=False)
+    default = dataclasses.replace(
+        options, settings=(), training=saved.training, num_threads=saved.num_threads, resume=False
+    )
     resumed = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION, default=default)
     return resumed, {**saved.model_settings, **settings}
