@@ -84,8 +84,10 @@ def open_loop_curves(
             chart("Mean squared error", "squared error (log)", model, copy),
             chart("Relative to the variance of the data", "error / variance (log)", model_normalised, copy_normalised),
         ],
-        caption="Lower is better. Relative to the variance every component counts the same, and 1 is as good as guessing "
-        "the mean.",
+        caption=(
+            "Lower is better. Relative to the variance every component counts the same, and 1 is as good as guessing "
+            "the mean."
+        ),
     )
 
 
