@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldline.config import from_dict, replace, to_dict
+from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError
 
 
@@ -142,14 +142,6 @@ def test_a_hostile_value_makes_a_short_message():
     with pytest.raises(ConfigError) as caught:
         make(action_dim="x" * 1_000_000)
     assert len(str(caught.value)) < 300
-
-
-def test_replace_checks_as_from_dict_does():
-    config = make()
-    assert replace(config, {"rate": 1}).rate == 1.0
-    assert replace(config, {}) == config
-    with pytest.raises(ConfigError, match="Did you mean 'rate'"):
-        replace(config, {"ratee": 1})
 
 
 def test_a_type_that_no_reader_knows_is_refused_not_guessed():

@@ -56,11 +56,6 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     return cls(**{key: _read(hints[key], value, f"{name}.{key}") for key, value in values.items()})
 
 
-def replace(config: T, values: Mapping[str, Any]) -> T:
-    """Return `config` with `values` laid over it, checked as `from_dict` does."""
-    return from_dict(type(config), to_dict(config) | dict(values))
-
-
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value)

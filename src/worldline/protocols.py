@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -88,17 +88,3 @@ class Policy(Protocol):
             Actions `[N, A]` as in `Batch.actions` (one-hot where discrete), and the next state.
         """
         ...
-
-
-class Stateful(Protocol):
-    """Anything with state that belongs into a checkpoint: plain numbers, strings, lists, dicts of them."""
-
-    def state_dict(self) -> Mapping[str, Any]: ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-class BatchIterable(Protocol):
-    """The simplest data source: an iterable of batches."""
-
-    def __iter__(self) -> Iterator[Batch]: ...

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldline.envs.spaces import action_row_space, data_spec, from_env_action, obs_space, to_env_action, to_obs
+from worldline.envs.spaces import action_row_space, obs_space, spec_of, to_env_action, to_obs
 from worldline.errors import DataError
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
@@ -19,24 +19,24 @@ ACTION_SPACES = [
 ]
 
 
-def test_data_spec_of_each_action_space():
-    assert data_spec(VECTOR, spaces.Discrete(4)).action_sizes == (4,)
-    multi = data_spec(VECTOR, spaces.MultiDiscrete([[2, 3], [4, 2]]))
+def test_spec_of_each_action_space():
+    assert spec_of(VECTOR, spaces.Discrete(4)).action_sizes == (4,)
+    multi = spec_of(VECTOR, spaces.MultiDiscrete([[2, 3], [4, 2]]))
     assert (multi.action_type, multi.action_dim, multi.action_sizes) == ("multi_discrete", 11, (2, 3, 4, 2))
-    box = data_spec(VECTOR, spaces.Box(-1, 1, (2, 2)))
+    box = spec_of(VECTOR, spaces.Box(-1, 1, (2, 2)))
     assert (box.action_type, box.action_dim, box.action_sizes) == ("continuous", 4, ())
 
 
 def test_discrete_row_is_one_hot_from_the_start_of_the_space():
     space = spaces.Discrete(3, start=-1)
     assert to_env_action(np.array([0, 0, 1.0]), space) == 1
-    assert from_env_action(-1, space).tolist() == [1, 0, 0]
+    assert to_env_action(np.array([1, 0, 0.0]), space) == -1
 
 
 def test_multi_discrete_row_concatenates_one_hots():
     space = spaces.MultiDiscrete([2, 3])
     assert to_env_action(np.array([0, 1, 0, 0, 1.0]), space).tolist() == [1, 2]
-    assert from_env_action(np.array([1, 2]), space).tolist() == [0, 1, 0, 0, 1]
+    assert to_env_action(np.array([1, 0, 0, 1.0, 0]), space).tolist() == [0, 1]
 
 
 def test_box_row_spans_the_box():
@@ -44,19 +44,14 @@ def test_box_row_spans_the_box():
     assert to_env_action(np.array([-1.0, 1.0]), space).tolist() == [-2, 10]
     assert to_env_action(np.array([0.5, 0.0]), space).tolist() == [1, 5]
     assert to_env_action(np.array([7.0, -7.0]), space).tolist() == [2, 0]
-    assert from_env_action(np.array([1, 5], np.float32), space).tolist() == [0.5, 0]
 
 
 @pytest.mark.parametrize("space", ACTION_SPACES, ids=str)
-def test_actions_survive_the_round_trip(space):
-    space.seed(0)
-    for _ in range(20):
-        action = space.sample()
-        row = from_env_action(action, space)
-        assert action_row_space(space).contains(row)
-        back = to_env_action(row, space)
-        assert space.contains(back)
-        np.testing.assert_allclose(back, action, atol=1e-5)
+def test_every_row_is_an_action_of_the_space(space):
+    rows = action_row_space(space)
+    rows.seed(0)
+    for row in [*(rows.sample() for _ in range(20)), rows.low, rows.high]:
+        assert space.contains(to_env_action(row, space))
 
 
 @pytest.mark.parametrize("space", ACTION_SPACES, ids=str)
@@ -66,20 +61,18 @@ def test_bad_rows_are_refused(space):
         to_env_action(np.zeros(width + 1), space)
     with pytest.raises(DataError, match="not finite"):
         to_env_action(np.full(width, np.nan), space)
-    with pytest.raises(DataError, match="not an action of"):
-        from_env_action("left", space)
 
 
 @pytest.mark.parametrize("space", [spaces.MultiBinary(3), spaces.Text(4)], ids=str)
 def test_unsupported_actions_are_named(space):
-    for convert in (action_row_space, lambda s: data_spec(VECTOR, s), lambda s: to_env_action(np.zeros(3), s)):
+    for convert in (action_row_space, lambda s: spec_of(VECTOR, s), lambda s: to_env_action(np.zeros(3), s)):
         with pytest.raises(DataError, match=type(space).__name__):
             convert(space)
 
 
 def test_unbounded_box_cannot_be_scaled():
     with pytest.raises(DataError, match="no finite bounds"):
-        data_spec(VECTOR, spaces.Box(-np.inf, np.inf, (2,)))
+        spec_of(VECTOR, spaces.Box(-np.inf, np.inf, (2,)))
 
 
 def test_images_stay_uint8_and_float64_becomes_float32():
@@ -93,7 +86,7 @@ def test_images_stay_uint8_and_float64_becomes_float32():
 
 def test_dict_observations_keep_their_keys():
     space = spaces.Dict(image=spaces.Box(0, 255, (4, 4, 3), np.uint8), goal=spaces.Discrete(3))
-    assert data_spec(space, spaces.Discrete(2)).obs_shape == {"goal": (3,), "image": (4, 4, 3)}
+    assert spec_of(space, spaces.Discrete(2)).obs_shape == {"goal": (3,), "image": (4, 4, 3)}
     obs = to_obs({"image": np.ones((4, 4, 3), np.uint8), "goal": 2}, space)
     assert obs["goal"].tolist() == [0, 0, 1]
     assert obs_space(space).contains(obs)
@@ -102,12 +95,12 @@ def test_dict_observations_keep_their_keys():
 def test_discrete_and_tuple_observations_are_flattened():
     space = spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])
     assert to_obs((1, 0), space).tolist() == [0, 1, 1, 0, 0]
-    assert data_spec(space, spaces.Discrete(2)).obs_shape == (5,)
+    assert spec_of(space, spaces.Discrete(2)).obs_shape == (5,)
 
 
 def test_observations_without_a_fixed_shape_are_refused():
     with pytest.raises(DataError, match="no fixed array shape"):
-        data_spec(spaces.Sequence(spaces.Discrete(2)), spaces.Discrete(2))
+        spec_of(spaces.Sequence(spaces.Discrete(2)), spaces.Discrete(2))
 
 
 def test_every_space_here_is_checked_by_gymnasium():

@@ -7,7 +7,7 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 
-from worldline.envs.spaces import action_row_space, data_spec, obs_space, to_env_action, to_obs
+from worldline.envs.spaces import action_row_space, obs_space, spec_of, to_env_action, to_obs
 from worldline.episode import Array, DataSpec, ObsArray
 
 
@@ -26,7 +26,7 @@ class RowEnv(gym.Wrapper[ObsArray, Array, Any, Any]):
             DataError: Its observations or actions are of a kind that Worldline cannot learn from.
         """
         super().__init__(env)
-        self.data_spec = data_spec(env.observation_space, env.action_space)
+        self.data_spec = spec_of(env.observation_space, env.action_space)
         self.observation_space = obs_space(env.observation_space)
         self.action_space = action_row_space(env.action_space)
 

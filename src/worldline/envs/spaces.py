@@ -29,7 +29,7 @@ from worldline.errors import DataError
 _Shape = tuple[int, ...]
 
 
-def data_spec(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> DataSpec:
+def spec_of(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> DataSpec:
     """Return the shapes that a model for these spaces needs.
 
     Raises:
@@ -65,29 +65,6 @@ def to_env_action(row: Array, space: spaces.Space[Any]) -> Any:
         fraction = (np.clip(row.reshape(space.shape), -1.0, 1.0) + 1.0) / 2.0
         scaled = space.low + fraction * (space.high - space.low)
         return np.clip(scaled, space.low, space.high).astype(space.dtype)  # rounding must not leave the box
-    raise _unsupported_action(space)
-
-
-def from_env_action(action: Any, space: spaces.Space[Any]) -> Array:
-    """Return the row `[A]` for one of the environment's actions: the inverse of `to_env_action`.
-
-    Raises:
-        DataError: The action is not in the space.
-    """
-    if not space.contains(action):
-        raise DataError(
-            f"{action!r} is not an action of {space}. Give what the environment's action_space.sample() is."
-        )
-    if isinstance(space, spaces.Discrete):
-        return _one_hot(int(action) - int(space.start), int(space.n))
-    if isinstance(space, spaces.MultiDiscrete):
-        choices = (np.asarray(action) - space.start).ravel()
-        return np.concatenate([_one_hot(int(c), int(n)) for c, n in zip(choices, space.nvec.ravel(), strict=True)])
-    if isinstance(space, spaces.Box):
-        _, _, width = _action_layout(space)
-        fraction = (np.asarray(action, dtype=np.float64) - space.low) / (space.high - space.low)
-        row: Array = (fraction * 2.0 - 1.0).reshape(width).astype(np.float32)
-        return row
     raise _unsupported_action(space)
 
 
@@ -171,9 +148,3 @@ def _check_row(row: Array, width: int) -> None:
         raise DataError(
             f"The action {row} is not finite. The policy that chose it has diverged: use an earlier checkpoint."
         )
-
-
-def _one_hot(index: int, size: int) -> Array:
-    row = np.zeros(size, dtype=np.float32)
-    row[index] = 1.0
-    return row

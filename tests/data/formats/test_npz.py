@@ -284,11 +284,3 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     buffer = create_random_buffer(100, (4,), 2, num_episodes=3, episode_length=5)
     with pytest.raises(FileError, match="cannot be written"):
         buffer.save(tmp_path / "nowhere" / "buffer.npz")
-
-
-def test_detect(tmp_path: Path) -> None:
-    create_random_buffer(100, (4,), 2, num_episodes=3, episode_length=5).save(tmp_path / "buffer.npz")
-    (tmp_path / "other").write_bytes(b"\x89HDF\r\n")
-    assert npz.detect(tmp_path / "buffer.npz")
-    assert not npz.detect(tmp_path / "other")
-    assert not npz.detect(tmp_path / "missing")

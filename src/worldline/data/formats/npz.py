@@ -1,4 +1,4 @@
-"""The `.npz` format of replay buffers: detect, read, write.
+"""The `.npz` format of replay buffers: read and write.
 
 The documented keys, which any tool can read and write:
 
@@ -28,7 +28,6 @@ next to no memory; the second copies.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -54,13 +53,6 @@ MAX_ROW_BYTES = 32 << 20  # of one step's observation
 
 _FORMAT = 1
 _HOW_TO_SAVE = "See docs/data.md for the keys, and save with np.savez(path, obs=..., actions=..., ...)."
-
-
-def detect(path: str | os.PathLike[str]) -> bool:
-    """Return whether the file looks like one for `read`."""
-    with contextlib.suppress(OSError), Path(path).open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-    return False
 
 
 def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Recording:
