@@ -25,6 +25,7 @@ from worldline.errors import DataError, nearest
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 ObsArray: TypeAlias = Array | dict[str, Array]
+ObsShape: TypeAlias = tuple[int, ...] | dict[str, tuple[int, ...]]  # of one observation, or of each by name
 T = TypeVar("T")
 
 _CHECK_BLOCK = 1 << 20  # elements looked at together, so that a check never doubles the memory of its array
@@ -34,7 +35,7 @@ _CHECK_BLOCK = 1 << 20  # elements looked at together, so that a check never dou
 class DataSpec:
     """What one step of a data set looks like: all that a model needs to be built for it."""
 
-    obs_shape: tuple[int, ...] | dict[str, tuple[int, ...]]
+    obs_shape: ObsShape
     action_dim: int  # A, the width of a row of `Batch.actions`
     action_type: str  # "discrete", "multi_discrete" or "continuous"
     action_sizes: tuple[int, ...]  # discrete: (A,); multi_discrete: choices of each, summing to A; continuous: ()

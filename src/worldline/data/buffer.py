@@ -20,7 +20,6 @@ from worldline.data.encode import (
 )
 from worldline.data.formats import npz
 from worldline.data.shapes import (
-    ObsShape,
     check_obs_shapes,
     checked_dtypes,
     checked_shape,
@@ -31,7 +30,7 @@ from worldline.data.shapes import (
 from worldline.data.store import OBS, TERMINATION, RowStore
 from worldline.data.windows import Windows
 from worldline.device import resolve_device
-from worldline.episode import Array, DataSpec, Episode, checked_rewards, unnamed_obs
+from worldline.episode import Array, DataSpec, Episode, ObsShape, checked_rewards, unnamed_obs
 from worldline.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

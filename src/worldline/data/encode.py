@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from worldline.episode import Array, DataSpec, check_finite, is_image, numeric_array
+from worldline.episode import Array, DataSpec, ObsShape, check_finite, is_image, numeric_array
 from worldline.errors import DataError
 
 
@@ -52,9 +52,7 @@ def convert(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
     return converted
 
 
-def data_spec(
-    obs_shape: tuple[int, ...] | dict[str, tuple[int, ...]], action_dim: int, action_sizes: tuple[int, ...]
-) -> DataSpec:
+def data_spec(obs_shape: ObsShape, action_dim: int, action_sizes: tuple[int, ...]) -> DataSpec:
     """Return the spec of data with these sizes, which say what type the actions are of."""
     action_type = "continuous" if not action_sizes else "discrete" if len(action_sizes) == 1 else "multi_discrete"
     return DataSpec(obs_shape=obs_shape, action_dim=action_dim, action_type=action_type, action_sizes=action_sizes)

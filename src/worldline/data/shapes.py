@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from worldline.episode import Array, check_obs_key
+from worldline.episode import Array, ObsShape, check_obs_key
 from worldline.errors import ConfigError, DataError, nearest
-
-ObsShape: TypeAlias = tuple[int, ...] | dict[str, tuple[int, ...]]
 
 
 def positive(name: str, value: int) -> int:

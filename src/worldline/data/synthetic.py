@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 
 from worldline.data.buffer import ReplayBuffer
-from worldline.data.shapes import ObsShape
-from worldline.episode import Array
+from worldline.episode import Array, ObsShape
 from worldline.errors import ConfigError
 
 

@@ -23,10 +23,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatten, flatten_space
 
-from worldline.episode import Array, DataSpec, ObsArray
+from worldline.episode import Array, DataSpec, ObsArray, ObsShape
 from worldline.errors import DataError
-
-_Shape = tuple[int, ...]
 
 
 def spec_of(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> DataSpec:
@@ -37,7 +35,7 @@ def spec_of(observation_space: spaces.Space[Any], action_space: spaces.Space[Any
     """
     action_type, sizes, width = _action_layout(action_space)
     array_space = obs_space(observation_space)
-    obs_shape: _Shape | dict[str, _Shape] = (
+    obs_shape: ObsShape = (
         {key: tuple(part.shape or ()) for key, part in array_space.spaces.items()}
         if isinstance(array_space, spaces.Dict)
         else tuple(array_space.shape or ())

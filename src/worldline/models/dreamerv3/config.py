@@ -6,10 +6,8 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from worldline.episode import is_channels_first, is_image
+from worldline.episode import ObsShape, is_channels_first, is_image
 from worldline.errors import ConfigError
-
-ObsShape = tuple[int, ...] | dict[str, tuple[int, ...]]
 
 # The seven sizes of the reference implementation.
 SIZES: dict[str, dict[str, Any]] = {
