@@ -126,7 +126,7 @@ def edit_config(**changes: object) -> None:
         (
             {"num_layers": 10**9},
             DataError,
-            r"saved.config.json does not describe .*: more parameters than the 9 tensors",
+            r"saved.config.json does not describe .*: far more parameters than the 9 tensors",
         ),
         ({"obs_shape": [1 << 30, 1 << 10]}, DataError, "'encoder.weight' is torch.float32 of shape"),
     ],

@@ -15,7 +15,7 @@ from worldline.batch import Batch
 from worldline.config import from_dict
 from worldline.create import create_adapted, list_models, saved_path
 from worldline.errors import ConfigError
-from worldline.models.base import LatentState, Model, Trajectory, WorldModel
+from worldline.models.base import LatentState, Model, Trajectory, WorldModel, num_trained
 
 __all__ = ["AliasedWorldModel", "create_world_model", "get_model_info", "list_models"]
 
@@ -104,7 +104,7 @@ def get_model_info(
         "aliases": [*family.aliases, *(f"{family.name}-{alias}" for alias, _ in family.size_aliases)],
         "sizes": list(sizes),
         "settings": dict(sizes[size]),
-        "num_parameters": sum(p.numel() for p in outline.parameters() if p.requires_grad),
+        "num_parameters": num_trained(outline),
     }
 
 

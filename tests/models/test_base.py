@@ -4,6 +4,8 @@ import json
 import struct
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,15 @@ from safetensors.torch import save_file
 
 from tiny_family import Tiny, TinyConfig, make_batch
 from worldline.errors import DataError, FileError
-from worldline.models.base import Model, WorldModel, build_outline, check_tensors, load_weights, read_pretrained
+from worldline.models.base import (
+    Model,
+    WorldModel,
+    build_outline,
+    check_tensors,
+    load_weights,
+    num_trained,
+    read_pretrained,
+)
 from worldline.protocols import Policy, Trainable
 
 
@@ -249,14 +259,40 @@ def test_half_precision_weights_load(model: Tiny):
     assert model.encoder.weight.dtype == torch.float32
 
 
-def test_an_outline_takes_no_memory_and_leaves_no_hook():
+def test_an_outline_takes_no_memory_and_a_bounded_time():
     config = TinyConfig(obs_shape=(1 << 30,), action_dim=2, num_layers=3)
     outline = build_outline(lambda: Tiny(config), num_tensors=15)
     assert {tensor.device.type for tensor in outline.state_dict().values()} == {"meta"}
-    many = TinyConfig(obs_shape=(4,), action_dim=2, num_layers=100)
-    with pytest.raises(DataError, match="more parameters than the 15 tensors that were saved"):
+    many = TinyConfig(obs_shape=(4,), action_dim=2, num_layers=1 << 40)
+    with pytest.raises(DataError, match="far more parameters than the 15 tensors that were saved"):
         build_outline(lambda: Tiny(many), num_tensors=15)
-    assert len(Tiny(many).layers) == 100
+
+
+def test_an_outline_leaves_other_threads_alone():
+    """They build real models meanwhile, of any size."""
+    inside, built = threading.Event(), threading.Event()
+    config = TinyConfig(obs_shape=(4,), action_dim=2)
+
+    def build() -> Tiny:
+        outline = Tiny(config)
+        inside.set()
+        assert built.wait(60)
+        return outline
+
+    with ThreadPoolExecutor(1) as threads:
+        outline = threads.submit(build_outline, build, num_tensors=9)
+        assert inside.wait(60)
+        model = Tiny(TinyConfig(obs_shape=(4,), action_dim=2, num_layers=300))
+        built.set()
+        assert {tensor.device.type for tensor in outline.result().state_dict().values()} == {"meta"}
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+
+
+def test_only_what_takes_gradients_is_trained(model: Tiny):
+    total = num_trained(model)
+    assert total == sum(parameter.numel() for parameter in model.parameters())
+    model.decoder.requires_grad_(False)
+    assert num_trained(model) == total - (8 * 4 + 4)
 
 
 def test_check_tensors_needs_no_memory(model: Tiny):

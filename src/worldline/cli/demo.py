@@ -155,7 +155,7 @@ def run_demo(config: DemoConfig, out: Path, *, resume: bool, command: str) -> De
     """
     from worldline.cli.clock import TrainingClock
     from worldline.cli.demo_report import DemoResult
-    from worldline.models.base import WorldModel
+    from worldline.models.base import WorldModel, num_trained
 
     began = time.perf_counter()
     run = _training_run(config, out, command)
@@ -174,7 +174,7 @@ def run_demo(config: DemoConfig, out: Path, *, resume: bool, command: str) -> De
         run_config=run_config,
         buffer=buffer,
         num_training_episodes=train_data.num_episodes,
-        num_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        num_parameters=num_trained(model),
         learnt=learnt,
         random=random,
         open_loop=_predicted(config, model, test_data),

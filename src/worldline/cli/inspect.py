@@ -11,7 +11,6 @@ import tyro
 
 from worldline.cli import runs
 from worldline.cli.options import parse
-from worldline.cli.train import num_trained
 from worldline.errors import FileError
 
 if TYPE_CHECKING:
@@ -64,6 +63,7 @@ def _models() -> Table:
     import torch
 
     from worldline.create import create_model, list_models
+    from worldline.models.base import num_trained
 
     table = _table("Models", "name", "parameters")
     for name in list_models():

@@ -59,6 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.cli.reporting import write_training_report  # not before --help is answered
     from worldline.cli.terminal import progress, results
     from worldline.data.buffer import ReplayBuffer
+    from worldline.models.base import num_trained
 
     runs.check_folder(options.out, resume=options.resume)
     set_num_threads(options.num_threads)
@@ -148,11 +149,6 @@ class TrainingRun:
             trainer = Trainer(model, self.training, callbacks)
             trainer.train(buffer, resume_from=checkpoints if done else None)
         model.save_pretrained(self.out / runs.FINAL)
-
-
-def num_trained(model: Model) -> int:
-    """Return the number of parameters that training changes by gradients: without copies such as a slow critic."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed: int) -> Model:

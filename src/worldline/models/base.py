@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from worldline.batch import Batch, Obs
 from worldline.config import to_dict
@@ -170,27 +170,21 @@ def build_outline(build: Callable[[], ModelT], *, num_tensors: int) -> ModelT:
     """Return `build()` on the meta device: a model with shapes, without memory for them.
 
     A configuration can ask for any size, and for any number of layers: a model that is to receive `num_tensors` tensors
-    is given up as soon as it has far more.
+    is given up as soon as building it takes far more work than that. Other threads may build models meanwhile.
 
     Raises:
         DataError: It does, or its sizes are beyond what can be counted.
     """
-    num_registered = 0
-
-    def count(_module: nn.Module, _name: str, _parameter: nn.Parameter | None) -> None:
-        nonlocal num_registered
-        num_registered += 1
-        if num_registered > 2 * num_tensors + 16:  # some modules register a parameter twice, or None
-            raise DataError(f"more parameters than the {num_tensors} tensors that were saved")
-
-    counting = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Bounded(num_tensors):
             return build()
     except RuntimeError as error:
         raise DataError(str(error)) from error
-    finally:
-        counting.remove()
+
+
+def num_trained(model: nn.Module) -> int:
+    """Return the number of parameters that training changes by gradients: without copies such as a slow critic."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
@@ -226,6 +220,23 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str)
 
 
 _RESTORE = "Restore it from a copy, or train and save the model again."
+
+
+class _Bounded(TorchFunctionMode):
+    """A context of one thread in which torch may be called so often that `num_tensors` tensors can be made."""
+
+    def __init__(self, num_tensors: int) -> None:
+        super().__init__()
+        self._num_tensors = num_tensors
+        self._calls_left = 64 * num_tensors + 256  # a layer takes about five calls for each of its tensors
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self._calls_left -= 1
+        if self._calls_left < 0:
+            raise DataError(f"far more parameters than the {self._num_tensors} tensors that were saved")
+        return func(*args, **(kwargs or {}))
 
 
 def _read_document(directory: Path) -> dict[str, Any]:

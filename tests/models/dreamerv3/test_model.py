@@ -11,6 +11,7 @@ from torch import Tensor
 from models.dreamerv3.tiny_dreamer import make_batch, make_config, make_model, make_obs
 from worldline.create import load_model
 from worldline.errors import DataError
+from worldline.models.base import num_trained
 from worldline.models.dreamerv3 import SIZES, DreamerV3, DreamerV3Config
 from worldline.models.dreamerv3.rows import align
 
@@ -67,22 +68,18 @@ def count_by_formula(*, deter: int, hidden: int, classes: int, units: int, depth
     return encoder + decoder + dynamics + prior + posterior + reward + continuation + policy + value
 
 
-def count(model: DreamerV3) -> int:
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 @pytest.mark.parametrize("image", [False, True], ids=["vector", "both"])
 @pytest.mark.parametrize("size", SIZES)
 def test_parameter_counts(size: str, image: bool):
     shape = {"state": (4,), "image": (64, 64, 3)} if image else (4,)
     with torch.device("meta"):
         model = DreamerV3(DreamerV3Config(obs_shape=shape, action_dim=2, **SIZES[size]))
-    assert count(model) == count_by_formula(**SIZES[size], image=image)
+    assert num_trained(model) == count_by_formula(**SIZES[size], image=image)
     if size == "size12m" and not image:
-        assert count(model) == 9_724_165  # what the reference reports
+        assert num_trained(model) == 9_724_165  # what the reference reports
     slow = sum(parameter.numel() for parameter in model.slow_value.parameters())
     assert slow == sum(parameter.numel() for parameter in model.value.parameters())
-    assert sum(parameter.numel() for parameter in model.parameters()) == count(model) + slow
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_trained(model) + slow
 
 
 def test_heads_begin_where_the_reference_has_them():
