@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeVar
 
 from torch import nn
 
+from worldline.config import to_dict
+from worldline.data.buffer import ReplayBuffer
+from worldline.models.base import Model
 from worldline.training.config import TrainingConfig
 from worldline.training.source import Data
 from worldline.training.trainer import Trainer
@@ -27,6 +31,8 @@ def train(
 ) -> ModelT:
     """Train `model` on `buffer` and return it: `worldline.train`, whose `data` is called `buffer` here.
 
+    A warning says so if the buffer's actions are of another type than the model was built for.
+
     Args:
         model: The model to train, in place.
         buffer: A replay buffer, or a provider of either protocol.
@@ -39,6 +45,7 @@ def train(
     Raises:
         ConfigError: An unknown setting (with the nearest known one) or an impossible value.
     """
+    _warn_of_other_actions(model, buffer)
     return core_train(
         model,
         buffer,
@@ -48,3 +55,16 @@ def train(
         learning_rate=learning_rate,
         **settings,
     )
+
+
+def _warn_of_other_actions(model: nn.Module, buffer: Data) -> None:
+    """The documents name no type of actions, and the defaults of models and random buffers differ."""
+    if not isinstance(model, Model) or not isinstance(buffer, ReplayBuffer) or buffer.num_episodes == 0:
+        return
+    built_for, found = to_dict(model.config).get("action_type"), buffer.spec.action_type
+    if built_for not in (None, found):
+        warnings.warn(
+            f"The buffer's actions are {found}, but the model was built for {built_for} ones, and will choose such. "
+            f"Build it with create_world_model(..., action_type={found!r}), or give it other data.",
+            stacklevel=3,
+        )

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
 
 from tiny_family import Tiny, TinyConfig, make_batch
+from worldflux import create_world_model
 from worldflux.training import Batch, BatchRequest, ReplayBuffer, create_random_buffer, train
 from worldline.errors import ConfigError
 
@@ -65,3 +67,15 @@ class ByRequest:
 def test_both_provider_protocols(model: Tiny, provider: Any):
     train(model, provider, total_steps=2, **SMALL)
     assert model.num_updates == 2
+
+
+@pytest.mark.parametrize(("built_for", "num_warnings"), [("discrete", 1), ("continuous", 0)])
+def test_actions_of_another_type_are_a_warning(built_for: str, num_warnings: int):
+    """`create_random_buffer` makes continuous ones, the documents' models are discrete."""
+    model = create_world_model("dreamerv3:size1m", obs_shape=(4,), action_dim=2, action_type=built_for)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(model, buffer(), total_steps=1, **SMALL)
+    messages = [str(warning.message) for warning in caught if warning.filename == __file__]
+    assert len(messages) == num_warnings
+    assert all("actions are continuous, but the model was built for discrete" in message for message in messages)
