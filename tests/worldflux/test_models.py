@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import pickle
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,7 +68,49 @@ def test_the_aliased_model_is_one_of_its_family(model: AliasedWorldModel):
     assert type(model).__name__ == "Tiny"
     again = create_world_model("tiny:size1m", obs_shape=(4,), action_dim=2)
     assert type(again) is type(model)
-    assert copy.deepcopy(model).loss(make_batch())["loss"] == model.loss(make_batch())["loss"]
+
+
+def through_torch(model: AliasedWorldModel) -> AliasedWorldModel:
+    stream = io.BytesIO()
+    torch.save(model, stream)
+    stream.seek(0)
+    return torch.load(stream, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, through_torch, *(lambda m, p=p: pickle.loads(pickle.dumps(m, p)) for p in range(6))],  # noqa: S301
+)
+def test_copies_and_pickles(model: AliasedWorldModel, copied: Callable[[AliasedWorldModel], AliasedWorldModel]):
+    model.mark = "kept"
+    model.eval()
+    again = copied(model)
+    assert type(again) is type(model)
+    assert (again.mark, again.training, again.config) == ("kept", False, model.config)
+    assert again.encoder.weight is not model.encoder.weight
+    assert torch.equal(again.loss(make_batch())["loss"], model.loss(make_batch())["loss"])
+
+
+def test_another_process_can_read_a_pickle(model: AliasedWorldModel):
+    """There the class has not been made yet."""
+    dreamer = create_world_model("dreamerv3:size1m", obs_shape=(4,), action_dim=2)
+    code = "import pickle, sys; print(type(pickle.load(sys.stdin.buffer)).rollout)"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(dreamer), capture_output=True, check=True)
+    assert b"AliasedWorldModel.rollout" in done.stdout
+
+
+@pytest.mark.parametrize(("settings", "action_type"), [({}, "continuous"), ({"action_dim": 2}, "discrete")])
+def test_one_number_is_a_continuous_action(settings: dict[str, Any], action_type: str):
+    model = create_world_model("dreamerv3:size1m", **{"obs_shape": (4,), "action_dim": 1, **settings})
+    assert model.config.action_type == action_type
+    model.save_pretrained("saved")
+    assert create_world_model("saved", action_dim=model.config.action_dim).config == model.config
+
+
+def test_one_number_that_is_called_discrete_is_refused():
+    with pytest.raises(ConfigError, match="at least 2 choices"):
+        create_world_model("dreamerv3:size1m", obs_shape=(4,), action_dim=1, action_type="discrete")
+    assert get_model_info("dreamerv3:size1m", action_dim=1)["num_parameters"] > 0
 
 
 def test_saved_models_know_nothing_of_the_front_door(model: AliasedWorldModel):
