@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from worldline.batch import Batch, Obs
-from worldline.episode import Array
+from worldline.episode import Array, is_image
 from worldline.errors import ConfigError, DataError
 from worldline.mode import measuring
 
 
-class Imagined(Protocol):
+class ImaginedStates(Protocol):
     """An imagined future: `models.base.Trajectory`."""
 
     @property
@@ -38,7 +38,7 @@ class Imagining(Protocol):
 
     def observe(self, batch: Batch) -> Any: ...
 
-    def imagine(self, state: Any, actions: Tensor) -> Imagined: ...
+    def imagine(self, state: Any, actions: Tensor) -> ImaginedStates: ...
 
     def decode(self, state: Any) -> Obs: ...
 
@@ -131,15 +131,12 @@ def _real_rows(window: Batch) -> Tensor:
 def _flatten(obs: Obs, *, num_leading: int) -> Tensor:
     """Return observations `[*leading, D]` as float32, a dict's concatenated by key; uint8 images in [0, 1]."""
     parts = [obs[key] for key in sorted(obs)] if isinstance(obs, dict) else [obs]
-    return torch.cat(
-        [
-            (part.float() / 255.0 if part.dtype == torch.uint8 else part.float()).flatten(num_leading)
-            if part.ndim > num_leading
-            else part.float().unsqueeze(-1)
-            for part in parts
-        ],
-        dim=-1,
-    )
+    columns = []
+    for part in parts:
+        is_bytes = part.dtype == torch.uint8 and is_image(tuple(part.shape[num_leading:]))
+        scaled = part.float() / 255.0 if is_bytes else part.float()
+        columns.append(scaled.reshape(*part.shape[:num_leading], -1))
+    return torch.cat(columns, dim=-1)
 
 
 class _Totals:

@@ -21,13 +21,12 @@ _MIN_WORK = 1 << 19
 
 def uses_onednn(x: Tensor) -> bool:
     """Tell whether products with `x` go through oneDNN: float32 on a CPU outside autocast."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-    )
+    return has_onednn(x.device) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def has_onednn(device: torch.device) -> bool:
+    """Tell whether a device's products can go through oneDNN: it is a CPU, and nothing is being compiled."""
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

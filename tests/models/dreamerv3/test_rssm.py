@@ -6,6 +6,7 @@ from torch import Tensor
 
 from models.dreamerv3.tiny_dreamer import make_config
 from worldline.models.dreamerv3.rssm import RSSM, State
+from worldline.models.dreamerv3.transition import MIN_ROWS, BlockwiseTransition
 
 TOKENS = 6
 
@@ -63,6 +64,29 @@ def test_a_step_is_the_references(rssm: RSSM):
     ]
     for name, own, other in zip(names, *grads, strict=True):
         assert torch.allclose(own, other, atol=1e-5 * float(other.abs().max()) + 1e-6), name
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_many_states_step_as_each_would_alone(blocks: int, precision: str):
+    torch.manual_seed(0)
+    rssm = RSSM(make_config(blocks=blocks), TOKENS)
+    state, action = make_state(rssm, MIN_ROWS), 3 * torch.rand(MIN_ROWS, 2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        together = rssm.transition(MIN_ROWS)
+        assert isinstance(together, BlockwiseTransition)
+        deter = together(state, action)
+        expected = rssm.step(state, action, rssm.step_weights())
+    assert deter.dtype == torch.float32
+    assert torch.allclose(deter, expected, atol=1e-5 if precision == "fp32" else 2e-2)
+
+
+def test_a_transition_with_gradient_or_few_states_is_the_differentiable_one(rssm: RSSM):
+    with torch.no_grad():
+        assert not isinstance(rssm.transition(MIN_ROWS - 1), BlockwiseTransition)
+    transition = rssm.transition(MIN_ROWS)
+    transition(make_state(rssm, MIN_ROWS), torch.rand(MIN_ROWS, 2)).sum().backward()
+    assert rssm.gates.weight.grad is not None
 
 
 def test_actions_beyond_one_count_as_one(rssm: RSSM):

@@ -20,6 +20,7 @@ from worldline.models.dreamerv3.config import DreamerV3Config
 from worldline.models.dreamerv3.heads import ActionHead, Head
 from worldline.models.dreamerv3.rows import Rows, align, model_obs
 from worldline.models.dreamerv3.rssm import RSSM, State
+from worldline.models.dreamerv3.scan import matrix_dtype
 from worldline.ops.distributions import bernoulli_loss, categorical_entropy, categorical_kl
 from worldline.ops.masking import masked_mean
 from worldline.ops.twohot import symexp_bins, twohot_loss, twohot_mean
@@ -193,17 +194,18 @@ class DreamerV3(WorldModel):
             latent_noise = torch.rand(horizon, num, config.stoch, device=device)
             action_noise = self.actor.noise(horizon, num, device=device)
         state = start
-        all_features, all_params, actions = [features], [], []
+        dtype = matrix_dtype(device)  # all heads multiply in it: converted once
+        all_features, all_params, actions = [features.to(dtype)], [], []
         with torch.no_grad():
-            weights = self.rssm.step_weights()
+            transition = self.rssm.transition(num)
         for step in range(horizon):
             params = self.actor(all_features[-1])
             with torch.no_grad():
                 action = self.actor.sample(params, None if action_noise is None else action_noise[step])
-                deter = self.rssm.step(state, action, weights)
+                deter = transition(state, action)
                 uniform = None if latent_noise is None else latent_noise[step]
                 state = State(deter=deter, stoch=self.rssm.sample(self.rssm.prior(deter), uniform))
-                all_features.append(state.features)
+                all_features.append(state.features_in(dtype))
             all_params.append(params)
             actions.append(action)
         return ImaginedBehavior(features=all_features, policy=torch.stack(all_params), actions=torch.stack(actions))
@@ -228,10 +230,10 @@ class DreamerV3(WorldModel):
     def imagine(self, state: State, actions: Tensor) -> Trajectory:
         """Return what `actions [H, B, A]` lead to from `state`; modes in evaluation mode."""
         self._check_actions(state, actions)
-        weights = self.rssm.step_weights()
+        transition = self.rssm.transition(len(state.deter))
         states = []
         for action in actions.unbind(0):
-            deter = self.rssm.step(state, action.to(state.deter.dtype), weights)
+            deter = transition(state, action.to(state.deter.dtype))
             logits = self.rssm.prior(deter)
             uniform = torch.rand(*deter.shape[:-1], self.config.stoch, device=deter.device) if self.training else None
             state = State(deter=deter, stoch=self.rssm.sample(logits, uniform))
@@ -279,7 +281,7 @@ class DreamerV3(WorldModel):
 
     def _update(self, state: State, action: Tensor, obs: dict[str, Tensor], *, deterministic: bool) -> State:
         """Return the posterior after `action [N, A]` led from `state` to `obs`."""
-        deter = self.rssm.step(state, action, self.rssm.step_weights())
+        deter = self.rssm.transition(len(action))(state, action)
         logits = self.rssm.posterior(deter, self.encoder(obs))
         uniform = None if deterministic else torch.rand(len(deter), self.config.stoch, device=deter.device)
         return State(deter=deter, stoch=self.rssm.sample(logits, uniform))

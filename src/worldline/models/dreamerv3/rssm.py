@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from worldline.models.dreamerv3.config import DreamerV3Config
 from worldline.models.dreamerv3.scan import ScanInputs, ScanOutputs, ScanWeights, gate, matrix_dtype, posterior_scan
+from worldline.models.dreamerv3.transition import MIN_ROWS, BlockwiseTransition
 from worldline.nn.layers import MLP, BlockLinear, Dense, Linear, NormSiLU
 from worldline.ops.distributions import categorical_sample, mix_uniform
-from worldline.ops.linear import block_linear, linear
+from worldline.ops.linear import block_linear, has_onednn, linear
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +31,11 @@ class State:
     @property
     def features(self) -> Tensor:
         """`[..., D + S * K]`, what the heads see."""
-        return torch.cat([self.deter, self.stoch.to(self.deter.dtype)], -1)
+        return self.features_in(self.deter.dtype)
+
+    def features_in(self, dtype: torch.dtype) -> Tensor:
+        """Return the features converted."""
+        return torch.cat([self.deter.to(dtype), self.stoch.to(dtype)], -1)
 
 
 class StepWeights(NamedTuple):
@@ -86,12 +91,23 @@ class RSSM(nn.Module):
         hidden = block_linear(state.deter.to(dtype), weights.hidden_block)
         hidden += linear(embedding.to(dtype), weights.hidden_dense, self.hidden.bias.to(dtype))
         gates = block_linear(self.hidden_norm(hidden).to(dtype), weights.gate_block, self.gates.bias, parts=3)
-        return gate(gates, state.deter, overwrite=not torch.is_grad_enabled())
+        return gate(gates.unbind(0), state.deter, overwrite=not torch.is_grad_enabled())
+
+    def transition(self, rows: int) -> Callable[[State, Tensor], Tensor]:
+        """Return the fastest way to take a sequence of steps from `rows` states: a function like `step`."""
+        if rows >= MIN_ROWS and not torch.is_grad_enabled() and has_onednn(self.hidden.weight.device):
+            return BlockwiseTransition(self)
+        weights = self.step_weights()
+        return lambda state, action: self.step(state, action, weights)
 
     def embed_action(self, action: Tensor) -> Tensor:
-        """Return `[..., h]`. Actions beyond [-1, 1] count as the nearest bound."""
-        embedded: Tensor = self.action_in(action / action.abs().clamp(min=1))
+        """Return `[..., h]`."""
+        embedded: Tensor = self.action_in(self.bounded(action))
         return embedded
+
+    def bounded(self, action: Tensor) -> Tensor:
+        """Return the action with what is beyond [-1, 1] at the nearest bound."""
+        return action / action.abs().clamp(min=1)
 
     def prior(self, deter: Tensor) -> Tensor:
         """Return the logits `[..., S * K]` of what comes next, before an observation."""
