@@ -116,6 +116,18 @@ def test_a_demo_is_only_resumed_as_it_was_begun(demo, capsys):
     assert "num_episodes was 30, not 50" in capsys.readouterr().err
 
 
+def test_settings_that_are_given_replace_the_usual_ones(tmp_path, capsys):
+    arguments = ["demo", "--out", tmp_path / "demo", *TINY, "--set", "entropy_scale=0.5"]
+    assert run(*arguments) == 0
+    config = runs.read_config(tmp_path / "demo" / "demo.yaml", DemoConfig)
+    assert [pair for pair in config.settings if "entropy_scale" in pair] == ["entropy_scale=0.5"]
+    assert run("demo", "--out", tmp_path / "demo", "--resume", "--set", "entropy_scale=0.5") == 0
+    assert run("demo", "--out", tmp_path / "demo", "--resume", "--set", "entropy_scale=0.6") == 2
+    assert "settings was" in capsys.readouterr().err
+    assert run(*arguments, "--resume", "--set", "entropy_scale=0.7") == 2
+    assert "entropy_scale is given twice" in capsys.readouterr().err
+
+
 def test_the_settings_are_noted(demo):
     config = runs.read_config(demo / "demo.yaml", DemoConfig)
     assert (config.num_episodes, config.horizon, config.seed) == (30, 4, 0)

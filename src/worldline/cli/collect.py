@@ -32,7 +32,7 @@ Examples:
 class CollectOptions:
     """Options of `worldline collect`."""
 
-    env: tyro.conf.Positional[str]
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """A Gymnasium id, such as CartPole-v1."""
     out: Path
     """The file to write, ending in .npz."""

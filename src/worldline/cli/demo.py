@@ -186,14 +186,23 @@ def run_demo(config: DemoConfig, out: Path, *, resume: bool, command: str) -> De
 def _parse(arguments: Sequence[str]) -> DemoOptions:
     """Return the options; those of a resumed demo that are not given again come from its `demo.yaml`."""
     options = parse(DemoOptions, arguments, command="demo", description=_DESCRIPTION)
+    usual = DemoConfig().settings
+    given = options.config.settings[len(usual) :]  # the option appends to its default
     if not (options.resume and (options.out / DEMO_CONFIG).is_file()):
-        return options
+        return _with_settings(options, usual, given)
     saved = runs.read_config(options.out / DEMO_CONFIG, DemoConfig)
     default = dataclasses.replace(options, resume=False, config=dataclasses.replace(saved, settings=()))
-    asked = parse(DemoOptions, arguments, command="demo", description=_DESCRIPTION, default=default).config
-    config = dataclasses.replace(asked, settings=asked.settings or saved.settings)
-    _tell_of_defaults(config, options.out)
-    return dataclasses.replace(options, config=config)
+    asked = parse(DemoOptions, arguments, command="demo", description=_DESCRIPTION, default=default)
+    resumed = _with_settings(dataclasses.replace(asked, resume=True), saved.settings, given)
+    _tell_of_defaults(resumed.config, resumed.out)
+    return resumed
+
+
+def _with_settings(options: DemoOptions, before: Sequence[str], given: Sequence[str]) -> DemoOptions:
+    """Return the options with the settings `before`, but for those of the same keys that are `given`."""
+    parse_settings(given)  # refuses a key that is given twice
+    pairs = {pair.partition("=")[0]: pair for pair in (*before, *given)}
+    return dataclasses.replace(options, config=dataclasses.replace(options.config, settings=tuple(pairs.values())))
 
 
 def _tell_of_defaults(config: DemoConfig, out: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -30,8 +30,8 @@ Examples:
 class EvalOptions:
     """Options of `worldline eval`."""
 
-    model: tyro.conf.Positional[str]
-    """A run's folder (its final model or newest checkpoint is taken), a saved model's, or "random"."""
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """The folder of a run (its final model is taken, or else its newest checkpoint) or of a saved model, or random."""
     env: str
     """A Gymnasium id, such as CartPole-v1."""
     episodes: int = 20

@@ -39,7 +39,7 @@ nothing had happened. Options that are not given again are those of its config.y
 class TrainOptions:
     """Options of `worldline train`."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """FAMILY:SIZE, such as dreamerv3:size1m (worldline inspect models lists them), or a saved model's folder."""
     data: Path
     """The data file to learn from, as worldline collect writes it."""
