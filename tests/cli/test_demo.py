@@ -141,12 +141,23 @@ def test_the_settings_are_noted(demo):
         (["--model", "dreamerv5"], "dreamerv3"),
         (["--held-out", "2"], "between 0 and 1"),
         (["--total-steps", "0"], "total_steps"),
+        (["--horizon", "0"], "horizon must be at least 1; got 0"),
+        (["--eval-episodes", "0"], "eval_episodes must be at least 1"),
+        (["--seed", str(1 << 80)], "--seed must be between"),
+        (["--device", "tpu"], "tpu"),
         (["--set", "unit=3"], "Did you mean 'units'"),
     ],
 )
 def test_wrong_input(more, message, tmp_path, capsys):
     assert run("demo", "--out", tmp_path / "demo", "--num-episodes", 4, "--total-steps", 1, *more) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_windows_that_no_episode_fills_are_told_of_before_training(tmp_path, capsys):
+    assert run("demo", "--out", tmp_path / "demo", *TINY, "--horizon", 1000) == 2
+    assert "horizon" in capsys.readouterr().err
+    assert not (tmp_path / "demo" / "metrics.jsonl").exists()
 
 
 def test_defaults_collect_enough():

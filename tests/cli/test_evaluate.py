@@ -50,6 +50,8 @@ def test_wrong_input(finished_run, tmp_path, capsys):
     assert "neither a saved model nor a run" in capsys.readouterr().err
     assert run("eval", finished_run, "--env", "Acrobot-v1") == 2
     assert "obs_shape" in capsys.readouterr().err
+    assert run("eval", finished_run, "--env", "CartPole-v1", "--seed", 1 << 40) == 2
+    assert "--seed must be between" in capsys.readouterr().err
     assert run("eval", finished_run, "--env", "CartPole-v1", "--device", "tpu") == 2
     assert "tpu" in capsys.readouterr().err
 

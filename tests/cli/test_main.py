@@ -1,10 +1,12 @@
 """Finding commands, and what a user sees when something goes wrong."""
 
+import errno
 import re
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from worldline import __version__
 from worldline.cli import main as cli
@@ -89,6 +91,44 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("worldline.cli.inspect.main", fail)
     with pytest.raises(AssertionError, match="a bug"):
         run("inspect", "models")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.npz"), "No space left on device: 'a.npz'. Make room"),
+        (MemoryError("Unable to allocate 9 TiB"), "Out of memory: Unable to allocate 9 TiB. Ask for less"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "Out of memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_message(trouble, message, monkeypatch, capsys):
+    def fail(arguments):
+        raise trouble
+
+    monkeypatch.setattr("worldline.cli.inspect.main", fail)
+    assert run("inspect", "models") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("mistake", [RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "a bug", "file")])
+def test_errors_that_only_look_like_the_machines_keep_their_traceback(mistake, monkeypatch):
+    def fail(arguments):
+        raise mistake
+
+    monkeypatch.setattr("worldline.cli.inspect.main", fail)
+    with pytest.raises(type(mistake), match="a bug"):
+        run("inspect", "models")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["inspect", "models"]])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments):
+    process = start(*arguments)
+    process.stdout.close()
+    error = process.stderr.read()
+    assert (process.wait(), error) == (cli.PIPE_CLOSED, "")
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):

@@ -141,6 +141,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data, tmp_path):
         (["--total-steps", "0"], "total_steps must be a whole number of at least 1"),
         (["--learning-rate", "-1"], "learning_rate must be a finite number above 0"),
         (["--device", "tpu"], "tpu"),
+        (["--seed", str(1 << 80)], "--seed must be between"),
     ],
 )
 def test_wrong_settings(more, message, data, tmp_path, capsys):
@@ -180,6 +181,24 @@ def test_a_folder_that_is_not_empty_needs_resume(finished_run, data, tmp_path, c
     assert "is a file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("wrong", [["--device", "tpu"], ["--sequence-length", "1"]])
+def test_a_run_that_did_nothing_may_be_begun_anew(wrong, data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(*train(data, out, *wrong)) == 2
+    assert (out / "config.yaml").is_file()
+    capsys.readouterr()
+    assert run(*train(data, out, "--seed", 3)) == 0
+    assert "superseded" not in capsys.readouterr().err
+    assert runs.read_config(out / "config.yaml", runs.RunConfig).training.seed == 3
+
+
+def test_somebody_elses_config_is_not_replaced(data, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("colour: red\n")
+    assert run(*train(data, tmp_path)) == 2
+    assert "config.yaml" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == "colour: red\n"
+
+
 def test_a_run_is_only_resumed_as_it_was_begun(finished_run, data, tmp_path, capsys):
     assert run(*train(data, finished_run, "--resume", "--learning-rate", "1e-3")) == 2
     assert "learning_rate was 0.0003, not 0.001" in capsys.readouterr().err
@@ -200,10 +219,12 @@ def test_a_damaged_config_is_named(text, data, tmp_path, capsys):
 
 
 def test_a_saved_model_can_be_trained_further(finished_run, data, tmp_path):
-    out = tmp_path / "further"
-    assert run("train", finished_run / "final", "--data", data, "--out", out, *BUDGET) == 0
-    assert json.loads((out / "final" / "config.json").read_text())["config"]["units"] == 8
-    assert digest(out) != digest(finished_run)
+    for name in ("final", ""):  # a saved model, and a run
+        out = tmp_path / f"further{name}"
+        assert run("train", finished_run / name, "--data", data, "--out", out, *BUDGET) == 0
+        assert json.loads((out / "final" / "config.json").read_text())["config"]["units"] == 8
+        assert digest(out) != digest(finished_run)
+    assert digest(tmp_path / "further") == digest(tmp_path / "furtherfinal")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from worldline.cli.options import NumThreads, parse, set_num_threads
+from worldline.cli.options import NumThreads, check_seed, parse, set_num_threads
 from worldline.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.cli.terminal import results
 
     options = parse(CollectOptions, arguments, command="collect", description=_DESCRIPTION)
+    check_seed(options.seed)
     check_output(options.out, overwrite=options.overwrite)
     make_folder(options.out.parent)
     set_num_threads(options.num_threads)
@@ -142,9 +143,9 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         FileError: It is a folder, or there already.
         ConfigError: Its name does not end in .npz.
     """
-    if path.suffix != ".npz":
-        raise ConfigError(f"--out {path} must end in .npz, such as {path.with_suffix('.npz')}.")
     if path.is_dir():
         raise FileError(f"{path} is a folder. Give the name of a file with --out.")
+    if path.suffix != ".npz":
+        raise ConfigError(f"--out {path} must end in .npz, such as {path.with_suffix('.npz')}.")
     if path.exists() and not overwrite:
         raise FileError(f"{path} is there already. Add --overwrite to replace it, or choose another --out.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from worldline.cli import runs
-from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
+from worldline.cli.options import NumThreads, check_seed, parse, parse_settings, set_num_threads
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError
 
@@ -103,6 +103,14 @@ class DemoConfig:
     seed: int = 0
     """Of everything."""
 
+    def __post_init__(self) -> None:
+        # What is only needed after minutes of training is checked now.
+        for name in ("num_episodes", "eval_episodes", "context", "horizon", "num_windows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out must be between 0 and 1, both excluded; got {self.held_out}.")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoOptions:
@@ -159,14 +167,15 @@ def run_demo(config: DemoConfig, out: Path, *, resume: bool, command: str) -> De
     from worldline.models.base import WorldModel, num_trained
 
     began = time.perf_counter()
-    run = _training_run(config, out, command)
-    _check_folder(config, out, resume=resume)
     set_num_threads(config.num_threads)
+    run = _training_run(config, out, command)
+    _check_model(config)
+    _check_folder(config, out, resume=resume)
     buffer = _collected(config, out)
     train_data, test_data = buffer.split(config.held_out, seed=config.seed)
     model, run_config = run.begin(buffer, resume=resume)
-    if not isinstance(model, WorldModel):
-        raise ConfigError(f"The demo needs a world model; {config.model} is none. Use dreamerv3:size1m.")
+    assert isinstance(model, WorldModel)
+    _predicted(config, model, test_data)  # as after training: windows that cannot be used are told of now
     clock = TrainingClock()
     run.train(model, train_data, [clock])
     learnt, random = _evaluated(config, model, buffer)
@@ -230,6 +239,27 @@ def _training_run(config: DemoConfig, out: Path, command: str) -> TrainingRun:
         command=command,
         num_threads=config.num_threads,
     )
+
+
+def _check_model(config: DemoConfig) -> None:
+    """Check device, environment and model before minutes are spent on collecting for them."""
+    import torch
+
+    from worldline.cli.train import build_model
+    from worldline.device import resolve_device
+    from worldline.envs.make import make_env
+    from worldline.models.base import WorldModel
+
+    check_seed(config.seed)
+    resolve_device(config.device)
+    env = make_env(config.env)
+    env.close()
+    with torch.device("meta"):  # shapes only
+        model = build_model(
+            config.model, env.data_spec, parse_settings(config.settings), seed=config.seed, device="meta"
+        )
+    if not isinstance(model, WorldModel):
+        raise ConfigError(f"The demo needs a world model; {config.model} is none. Use dreamerv3:size1m.")
 
 
 def _check_folder(config: DemoConfig, out: Path, *, resume: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from worldline.cli.collect import RANDOM, open_policy
-from worldline.cli.options import NumThreads, parse, set_num_threads
+from worldline.cli.options import NumThreads, check_seed, parse, set_num_threads
 
 if TYPE_CHECKING:
     from worldline.evaluation.rollout import EvaluationResult
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.cli.terminal import results
     from worldline.envs.make import make_env  # loads Gymnasium: not before --help is answered
 
+    check_seed(options.seed)
     set_num_threads(options.num_threads)
     env = make_env(options.env)
     env.close()

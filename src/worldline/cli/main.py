@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
+import os
 import shlex
 import shutil
 import sys
@@ -43,30 +45,64 @@ Examples:
 `worldline COMMAND --help` lists the options of a command."""
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+PIPE_CLOSED = 1  # as rich has it, which prints most of the output
 WRONG_USE = 2
+
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe has an answer
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has seen enough. What is still buffered would fail again at the exit.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return PIPE_CLOSED
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"worldline {__version__}")
         return 0
-    name, rest = arguments[0], arguments[1:]
-    if name not in COMMANDS:
-        return _fail(f"There is no command {name!r}. {nearest(name, COMMANDS)}")
+    if arguments[0] not in COMMANDS:
+        return _fail(f"There is no command {arguments[0]!r}. {nearest(arguments[0], COMMANDS)}")
     with warnings.catch_warnings():
         warnings.showwarning = _warn
-        try:
-            importlib.import_module(f"worldline.cli.{COMMANDS[name].module}").main(rest)
-        except WorldlineError as error:
-            return _fail(str(error))
-        except KeyboardInterrupt:
-            return _interrupted(name, arguments)
+        return _call(arguments)
+
+
+def _call(arguments: Sequence[str]) -> int:
+    name = arguments[0]
+    try:
+        importlib.import_module(f"worldline.cli.{COMMANDS[name].module}").main(arguments[1:])
+    except WorldlineError as error:
+        return _fail(str(error))
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (message := _trouble_of_the_machine(error)) is None:
+            raise
+        return _fail(message)
+    except KeyboardInterrupt:
+        return _interrupted(name, arguments)
     return 0
+
+
+def _trouble_of_the_machine(error: BaseException) -> str | None:
+    """Say what the machine lacks, or return None where the mistake is ours."""
+    if isinstance(error, OSError):
+        return f"{error}. Make room, or use another folder." if error.errno in _DISK_TROUBLE else None
+    # torch has an OutOfMemoryError for accelerators and none for the CPU; it is not imported here for the name.
+    is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not is_memory and "DefaultCPUAllocator" not in str(error):
+        return None
+    return f"Out of memory: {error}. Ask for less, such as a smaller --batch-size or model."
 
 
 def _overview() -> str:

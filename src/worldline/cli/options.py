@@ -58,6 +58,16 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
+def check_seed(seed: int) -> None:
+    """Check that every generator takes the seed, and what is added to it or multiplied with it.
+
+    Raises:
+        ConfigError: One does not.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise ConfigError(f"--seed must be between 0 and {(1 << 32) - 1}; got {seed}.")
+
+
 def set_num_threads(num_threads: int) -> None:
     """Let tensor operations on the CPU use so many threads; 0 leaves it to torch.
 

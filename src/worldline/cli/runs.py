@@ -73,6 +73,8 @@ def versions() -> dict[str, str]:
 def check_folder(out: Path, *, resume: bool, config: str = CONFIG) -> None:
     """Check that a run may write into `out`: new or empty, or one to resume, which has the file `config`.
 
+    A run that ended before it did anything (because a setting was wrong) leaves its folder as good as empty.
+
     Raises:
         ConfigError: It holds something, and `resume` was not asked for.
         FileError: It is a file, or `resume` was asked for and what it holds is not a run.
@@ -86,6 +88,11 @@ def check_folder(out: Path, *, resume: bool, config: str = CONFIG) -> None:
         raise FileError(f"{out} is not empty, but has no {config}: there is no run to resume. Choose another --out.")
     hint = "Add --resume to go on with the run in it, or choose" if is_run else "Choose"
     raise ConfigError(f"{out} is not empty. {hint} another folder with --out.")
+
+
+def is_begun(out: Path) -> bool:
+    """Return whether a run has done anything in `out` that is worth keeping."""
+    return steps_done(out) > 0 or bool(read_metrics(out))
 
 
 def write_config(path: Path, config: Any) -> None:
@@ -244,4 +251,8 @@ def write_text(path: Path, text: str) -> None:
 
 def _holds_anything(folder: Path) -> bool:
     """Whether `folder` holds anything; a killed write may have left a hidden file, which does not count."""
-    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+    if CONFIG in names and names <= {CONFIG, METRICS, CHECKPOINTS, "tensorboard"} and not is_begun(folder):
+        read_config(folder / CONFIG, RunConfig)  # somebody else's file of that name is refused
+        return False
+    return bool(names)

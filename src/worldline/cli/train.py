@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from worldline.cli import runs
-from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
+from worldline.cli.options import NumThreads, check_seed, parse, parse_settings, set_num_threads
 from worldline.errors import ConfigError
 from worldline.training.config import TrainingConfig
 
@@ -40,7 +40,7 @@ class TrainOptions:
     """Options of `worldline train`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """FAMILY:SIZE, such as dreamerv3:size1m (worldline inspect models lists them), or a saved model's folder."""
+    """FAMILY:SIZE, such as dreamerv3:size1m (worldline inspect models lists them), or a run's or saved model's folder."""
     data: Path
     """The data file to learn from, as worldline collect writes it."""
     out: Path
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.models.base import num_trained
 
     runs.check_folder(options.out, resume=options.resume)
+    check_seed(options.training.seed)
     set_num_threads(options.num_threads)
     buffer = ReplayBuffer.load(options.data)
     run = TrainingRun(
@@ -119,7 +120,7 @@ class TrainingRun:
             versions=runs.versions(),
             num_threads=self.num_threads,
         )
-        if resume and (self.out / runs.CONFIG).is_file():
+        if resume and (self.out / runs.CONFIG).is_file() and runs.is_begun(self.out):
             saved = runs.read_config(self.out / runs.CONFIG, runs.RunConfig)
             runs.check_resumed(saved, config, out=self.out)
             if (done := runs.steps_done(self.out)) > self.training.total_steps:
@@ -129,6 +130,8 @@ class TrainingRun:
                 )
             config = dataclasses.replace(config, command=saved.command)
         runs.write_config(self.out / runs.CONFIG, config)
+        if not runs.is_begun(self.out):
+            (self.out / runs.METRICS).unlink(missing_ok=True)  # without a line, or without a whole one
         return model, config
 
     def train(self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = ()) -> None:
@@ -151,8 +154,8 @@ class TrainingRun:
         model.save_pretrained(self.out / runs.FINAL)
 
 
-def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed: int) -> Model:
-    """Build the model `name` for data of `spec`, its weights drawn under `seed`; a folder is loaded instead.
+def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed: int, device: str = "cpu") -> Model:
+    """Build the model `name` for data of `spec`, its weights drawn under `seed`; that in a folder is loaded instead.
 
     Raises:
         ConfigError: The family, the size or a setting is unknown, or a saved model does not fit the data.
@@ -168,8 +171,10 @@ def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed:
     }
     if spec.action_type == "multi_discrete":
         given["action_sizes"] = spec.action_sizes
+    if (Path(name).expanduser() / runs.CONFIG).is_file():
+        name = str(runs.saved_model(Path(name).expanduser()))
     with isolated(seed):
-        return create_model(name, **{**given, **settings})
+        return create_model(name, device=device, **{**given, **settings})
 
 
 def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
