@@ -142,6 +142,7 @@ def test_the_settings_are_noted(demo):
         (["--held-out", "2"], "between 0 and 1"),
         (["--total-steps", "0"], "total_steps"),
         (["--horizon", "0"], "horizon must be at least 1; got 0"),
+        (["--context", "1"], "context must be at least 2; got 1"),
         (["--eval-episodes", "0"], "eval_episodes must be at least 1"),
         (["--seed", str(1 << 80)], "--seed must be between"),
         (["--device", "tpu"], "tpu"),

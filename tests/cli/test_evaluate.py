@@ -48,6 +48,8 @@ def test_random_alone_and_one_episode(capsys):
 def test_wrong_input(finished_run, tmp_path, capsys):
     assert run("eval", tmp_path, "--env", "CartPole-v1") == 2
     assert "neither a saved model nor a run" in capsys.readouterr().err
+    assert run("eval", finished_run / "report.html", "--env", "CartPole-v1") == 2
+    assert "it is a file" in capsys.readouterr().err
     assert run("eval", finished_run, "--env", "Acrobot-v1") == 2
     assert "obs_shape" in capsys.readouterr().err
     assert run("eval", finished_run, "--env", "CartPole-v1", "--seed", 1 << 40) == 2

@@ -153,7 +153,8 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
 def test_warnings_are_told_without_source_lines(monkeypatch, capsys):
     import warnings
 
-    monkeypatch.setattr("worldline.cli.inspect.main", lambda arguments: warnings.warn("mind [this]", stacklevel=1))
+    text = "\x1b[33mWARN: mind [this]\x1b[0m"
+    monkeypatch.setattr("worldline.cli.inspect.main", lambda arguments: warnings.warn(text, stacklevel=1))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert run("inspect", "models") == 0

@@ -105,9 +105,10 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         # What is only needed after minutes of training is checked now.
-        for name in ("num_episodes", "eval_episodes", "context", "horizon", "num_windows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        least = {"num_episodes": 2, "eval_episodes": 1, "context": 2, "horizon": 1, "num_windows": 1}
+        for name, count in least.items():
+            if getattr(self, name) < count:
+                raise ConfigError(f"{name} must be at least {count}; got {getattr(self, name)}.")
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out must be between 0 and 1, both excluded; got {self.held_out}.")
 

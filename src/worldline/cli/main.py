@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import importlib
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -120,8 +121,9 @@ def _fail(message: str) -> int:
 
 
 def _warn(message: Warning | str, *where: object, **more: object) -> None:
-    """Show a warning as a user reads it, without the line of code that raised it."""
-    _tell(f"warning: {message}", style="yellow")
+    """Show a warning as a user reads it, without the line of code that raised it, nor colours of its own."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(message)).removeprefix("WARN: ")
+    _tell(f"warning: {text}", style="yellow")
 
 
 def _tell(text: str, *, style: str) -> None:

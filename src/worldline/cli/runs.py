@@ -173,7 +173,9 @@ def saved_model(folder: Path) -> Path:
         newest = load_checkpoint(folder / CHECKPOINTS).path
         assert newest is not None
         return newest
-    found = "it has neither config.json nor final/ nor checkpoints/" if folder.is_dir() else "there is no such folder"
+    found = "it has neither config.json nor final/ nor checkpoints/"
+    if not folder.is_dir():
+        found = "it is a file" if folder.exists() else "there is no such folder"
     raise FileError(f"{folder} is neither a saved model nor a run: {found}. Give a folder that worldline train wrote.")
 
 
