@@ -118,13 +118,14 @@ def test_a_killed_run_ends_with_the_same_bytes(finished_run, data, tmp_path):
     assert digest(out) == digest(finished_run)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(data, tmp_path):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_saves_and_says_how_to_go_on(sent, status, data, tmp_path):
     out = tmp_path / "interrupted"
     process = start(*train(data, out, "--total-steps", 100_000))
     wait_for(out / "metrics.jsonl", process, min_size=1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert f"--out {out}" in error.splitlines()[-1]
     assert error.rstrip().endswith("--resume")
     assert "Traceback" not in error

@@ -266,7 +266,7 @@ def _check_model(config: DemoConfig) -> None:
 def _check_folder(config: DemoConfig, out: Path, *, resume: bool) -> None:
     """Check that the demo may be run in `out`, and note its settings there."""
     runs.check_folder(out, resume=resume, config=DEMO_CONFIG)
-    if (out / DEMO_CONFIG).is_file():
+    if (out / DEMO_CONFIG).is_file() and (out / DATA).is_file():
         before, now = to_dict(runs.read_config(out / DEMO_CONFIG, DemoConfig)), to_dict(config)
         if changes := [
             f"{key} was {before[key]!r}, not {now[key]!r}"

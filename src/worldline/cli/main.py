@@ -45,7 +45,7 @@ Examples:
 
 `worldline COMMAND --help` lists the options of a command."""
 
-INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+INTERRUPTED, TERMINATED = 130, 143  # what a shell reports of a program that Ctrl-C, or SIGTERM, ended
 PIPE_CLOSED = 1  # as rich has it, which prints most of the output
 WRONG_USE = 2
 
@@ -53,7 +53,7 @@ _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EP
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run a command and return the exit status: 0, 2 after a user's mistake, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
         try:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -81,9 +81,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _call(arguments: Sequence[str]) -> int:
-    name = arguments[0]
     try:
-        importlib.import_module(f"worldline.cli.{COMMANDS[name].module}").main(arguments[1:])
+        importlib.import_module(f"worldline.cli.{COMMANDS[arguments[0]].module}").main(arguments[1:])
     except WorldlineError as error:
         return _fail(str(error))
     except (MemoryError, OSError, RuntimeError) as error:
@@ -91,7 +90,11 @@ def _call(arguments: Sequence[str]) -> int:
             raise
         return _fail(message)
     except KeyboardInterrupt:
-        return _interrupted(name, arguments)
+        return _interrupted(arguments, INTERRUPTED)
+    except SystemExit as leaving:  # after SIGTERM; also tyro's, after --help and wrong options
+        if leaving.code != TERMINATED:
+            raise
+        return _interrupted(arguments, TERMINATED)
     return 0
 
 
@@ -133,11 +136,11 @@ def _tell(text: str, *, style: str) -> None:
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _interrupted(name: str, arguments: Sequence[str]) -> int:
+def _interrupted(arguments: Sequence[str], status: int) -> int:
     message = "Interrupted."
-    if name in ("train", "demo"):
+    if arguments[0] in ("train", "demo"):
         again = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
         program = "worldline" if shutil.which("worldline") else sys.argv[0]
         message = f"Interrupted. Go on where it stopped with: {program} {shlex.join(again)}"
     _tell(message, style="yellow")
-    return INTERRUPTED
+    return status

@@ -40,7 +40,7 @@ class TrainOptions:
     """Options of `worldline train`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """FAMILY:SIZE, such as dreamerv3:size1m (worldline inspect models lists all), or a run's or saved model's folder."""
+    """FAMILY:SIZE, such as dreamerv3:size1m (worldline inspect models lists all), or the folder of a model or a run."""
     data: Path
     """The data file to learn from, as worldline collect writes it."""
     out: Path
