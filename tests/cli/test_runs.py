@@ -69,6 +69,12 @@ def test_folders_that_cannot_be_made(tmp_path):
         runs.write_text(tmp_path / "a.txt", "text")
 
 
+def test_a_folder_that_is_read_only_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(FileError, match="cannot be written to"):
+        runs.make_folder(tmp_path)
+
+
 def test_damaged_checkpoints_are_passed_over(finished_run, tmp_path):
     shutil.copytree(finished_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "final")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -230,12 +231,14 @@ def make_folder(path: Path) -> None:
     """Make a folder and those above it, unless they are there.
 
     Raises:
-        FileError: It cannot be made.
+        FileError: It cannot be made, or not be written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"Cannot make the folder {path}: {error}. Choose one that you may write to.") from error
+    if not os.access(path, os.W_OK):
+        raise FileError(f"The folder {path} cannot be written to. Choose one that you may write to.")
 
 
 def write_text(path: Path, text: str) -> None:
