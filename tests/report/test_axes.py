@@ -2,7 +2,7 @@
 
 import pytest
 
-from worldline.report.axes import Axis, linear_axis, log_axis
+from worldline.report.axes import Axis, format_ticks, linear_axis, log_axis
 
 
 def test_linear_axis_widens_to_round_ticks():
@@ -49,3 +49,15 @@ def test_log_axis_over_many_decades_has_few_marks():
 def test_positions_are_proportional():
     axis = Axis(low=-1, high=3, start=200, end=0, ticks=())
     assert axis.position(1) == 100
+
+
+@pytest.mark.parametrize("step", [1e-6, 5e-5, 0.25, 1.0, 10.0])
+@pytest.mark.parametrize("start", [-1.0, 0.0, 2e-4, 0.69, 20.0, 31234.0, 5e6, 3e9])
+def test_ticks_are_told_apart(start, step):
+    written = format_ticks([start + index * step for index in range(5)])
+    assert len(set(written)) == 5
+
+
+def test_ticks_that_cannot_be_told_apart_are_still_written():
+    assert format_ticks([1.0, 1.0]) == ["1", "1"]
+    assert format_ticks([]) == []

@@ -71,7 +71,20 @@ def round_step(rough: float, leads: Sequence[float] = (1, 2, 2.5, 5, 10)) -> flo
     return next(lead * power for lead in leads if lead * power >= rough * (1 - 1e-9))
 
 
-def format_number(value: float) -> str:
+def format_ticks(ticks: Sequence[float]) -> list[str]:
+    """Write the numbers of an axis, each with as many digits as tell them all apart.
+
+    >>> format_ticks([0.6929, 0.69295, 0.693])
+    ['0.6929', '0.69295', '0.693']
+    """
+    for digits in range(4, 16):
+        written = [format_number(tick, digits) for tick in ticks]
+        if len(set(written)) == len(ticks):
+            break
+    return written
+
+
+def format_number(value: float, digits: int = 4) -> str:
     """Write a number briefly.
 
     >>> [format_number(value) for value in (0, 0.05, 2.5, 475, 1500, 20000, 3e6, 0.00002, -0.1)]
@@ -81,18 +94,18 @@ def format_number(value: float) -> str:
     if size == 0:
         text = "0"
     elif size >= 1e6:
-        text = f"{size / 1e6:.4g}M" if size < 1e9 else _scientific(size)
+        text = f"{size / 1e6:.{digits}g}M" if size < 1e9 else _scientific(size, digits)
     elif size >= 1e4:
-        text = f"{size / 1e3:.4g}k"
+        text = f"{size / 1e3:.{digits}g}k"
     elif size >= 1e3:
-        text = f"{size:,.4g}" if size != round(size) else f"{size:,.0f}"
+        text = f"{size:,.{digits}g}" if size != round(size) else f"{size:,.0f}"
     elif size >= 1e-3:
-        text = f"{size:.4g}"
+        text = f"{size:.{digits}g}"
     else:
-        text = _scientific(size)
+        text = _scientific(size, digits)
     return f"−{text}" if value < 0 else text
 
 
-def _scientific(size: float) -> str:
-    mantissa, _, exponent = f"{size:.2e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
+def _scientific(size: float, digits: int) -> str:
+    mantissa, _, exponent = f"{size:.{digits - 2}e}".partition("e")
+    return f"{float(mantissa):.{digits}g}e{int(exponent)}"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
-from worldline.report.axes import Axis, format_number, linear_axis, log_axis
+from worldline.report.axes import Axis, format_number, format_ticks, linear_axis, log_axis
 
 _MAX_POINTS = 400  # a line has no more; neighbours are averaged
 _MAX_HOVER = 60  # a line with at most this many points tells their values under the pointer
@@ -79,15 +79,15 @@ def _svg(chart: LineChart, body: Iterable[str]) -> str:
 def _grid(chart: LineChart, x_axis: Axis, y_axis: Axis) -> list[str]:
     left, right, base = x_axis.start, x_axis.end, y_axis.start
     parts = []
-    for tick in y_axis.ticks:
+    for tick, written in zip(y_axis.ticks, format_ticks(y_axis.ticks), strict=True):
         y = y_axis.position(tick)
         parts.append(_rule("grid", (left, y), (right, y)))
-        parts.append(_text("tick", (left - 8, y), format_number(tick), "end", is_centred=True))
+        parts.append(_text("tick", (left - 8, y), written, "end", is_centred=True))
     parts.append(_rule("axis", (left, base), (right, base)))
-    for tick in x_axis.ticks:
+    for tick, written in zip(x_axis.ticks, format_ticks(x_axis.ticks), strict=True):
         x = x_axis.position(tick)
         parts.append(_rule("axis", (x, base), (x, base + 4)))
-        parts.append(_text("tick", (x, base + 17), format_number(tick), "middle"))
+        parts.append(_text("tick", (x, base + 17), written, "middle"))
     if chart.x_label:
         parts.append(_text("label", ((left + right) / 2, chart.height - 6), chart.x_label, "middle"))
     if chart.y_label:
