@@ -77,7 +77,7 @@ def format_ticks(ticks: Sequence[float]) -> list[str]:
     >>> format_ticks([0.6929, 0.69295, 0.693])
     ['0.6929', '0.69295', '0.693']
     """
-    for digits in range(4, 16):
+    for digits in range(4, 19):
         written = [format_number(tick, digits) for tick in ticks]
         if len(set(written)) == len(ticks):
             break
