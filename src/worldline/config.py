@@ -82,7 +82,8 @@ def _read_any(hint: Any, value: Any, where: str) -> Any:
 
 
 def _read_instance(hint: Any, value: Any, where: str) -> Any:
-    if isinstance(hint, type) and isinstance(value, hint):
+    # Before Python 3.11, dict[str, int] calls itself a type.
+    if typing.get_origin(hint) is None and isinstance(hint, type) and isinstance(value, hint):
         return value
     raise _refusal(hint, value, where)
 

@@ -82,7 +82,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, model: nn.Module) -
     except (OSError, SafetensorError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise FileError(
-            f"Cannot save the checkpoint {final}: {error}. Older checkpoints are untouched. "
+            f"Cannot save the checkpoint {final}: {str(error).rstrip('.')}. Older checkpoints are untouched. "
             "Choose a folder you may write to, with room for it."
         ) from error
     return final
