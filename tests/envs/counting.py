@@ -7,9 +7,9 @@ import numpy as np
 
 
 class Counting(gym.Env):
-    """Observes (seed, step); ends after `3 + seed % 4` steps, terminated where the seed is even, else truncated.
+    """Observes (seed modulo a million, step); ends after `3 + seed % 4` steps.
 
-    The reward is 10 * step + the action.
+    It is terminated where the seed is even, else truncated. The reward is 10 * step + the action.
     """
 
     observation_space = gym.spaces.Box(-1e9, 1e9, (2,), np.float64)
@@ -38,4 +38,4 @@ class Counting(gym.Env):
         return np.full((4, 6, 3), self.count, np.uint8)
 
     def _obs(self):
-        return np.array([self.seed, self.count], dtype=np.float64)
+        return np.array([self.seed % 1_000_000, self.count], dtype=np.float64)

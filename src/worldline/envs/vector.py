@@ -116,27 +116,39 @@ class VectorEnv(GymVectorEnv[Obs, Array, Array]):
                 infos = self._add_info(infos, info, place)
         return self._stack.unnamed(stacked), rewards, terminations, truncations, infos
 
-    def restore(self, episodes: Sequence[tuple[int, Array]], *, next_seed: int) -> Obs:
-        """Begin one episode per place and take its actions again; return the observations `[N, *obs]` then.
+    def begin(self, place: int) -> ObsArray:
+        """Begin the next episode in a place, whatever goes on there, and return its first observation `[*obs]`."""
+        return self._stack.single(self._begin(place)[0])
 
-        Whether they are the ones that were seen before is for the caller to compare: an environment whose `reset` does
-        not take everything from its seed comes out elsewhere.
+    def restore(
+        self, episodes: Sequence[tuple[int, Array]], *, next_seed: int
+    ) -> list[tuple[list[ObsArray], list[float]]]:
+        """Begin one episode per place and take its actions again.
+
+        Whether it comes to what was seen before is for the caller to compare: an environment whose `reset` does not
+        take everything from its seed comes out elsewhere.
 
         Args:
             episodes: N pairs of a seed and the actions `[t, A]` taken since.
             next_seed: The seed of the next episode that will begin.
+
+        Returns:
+            The observations of each place, t + 1 of them with the present one, and its t rewards; fewer where the
+            episode ended on the way.
         """
-        stacked = self._stack.empty()
+        replayed = []
         for place, (seed, actions) in enumerate(episodes):
             self.next_seed = seed
-            obs, _ = self._begin(place)
+            seen, rewards = [self.begin(place)], []
             for action in to_env_actions(actions, self._inner_action_space) if len(actions) else ():
-                obs, _, terminated, truncated, _ = self._inner[place].step(action)
-                if terminated or truncated:  # it went another way, which the caller will see
+                obs, reward, terminated, truncated, _ = self._inner[place].step(action)
+                seen.append(self._stack.single(obs))
+                rewards.append(float(reward))
+                if terminated or truncated:
                     break
-            self._stack.put(stacked, place, obs)
+            replayed.append((seen, rewards))
         self.next_seed = next_seed
-        return self._stack.unnamed(stacked)
+        return replayed
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment."""
