@@ -5,9 +5,9 @@ optimiser step t (0-based), it has taken `seed_steps + ceil((t + 1) / replay_rat
 whole steps of all N environments): at first random ones, then those of the policy as it is at that moment. An episode
 enters the buffer when it ends; until the first has ended, collection goes on.
 
-Everything is a function of the seed: an episode's beginning, the noise of each action (drawn from torch's generators
-under a seed of its own, after which they are as they were) and the order of the batches. So a killed run goes on
-exactly from a checkpoint with `state_dict` in it:
+Everything is a function of the seed: an episode's beginning, the noise of each action (a stream of its own of torch's
+generators, which are left as they were) and the order of the batches. So a killed run goes on exactly from a checkpoint
+with `state_dict` in it:
 
 - finished episodes are in files beside the checkpoints, each written once (`replay_log.py`);
 - episodes that are going on are begun again with their seeds, and their actions are taken again. Where that leads to
@@ -37,8 +37,9 @@ from worldline.data.replay_log import ReplayLog
 from worldline.device import device_of
 from worldline.episode import Array, DataSpec, Episode, ObsArray, named_obs, unnamed_obs
 from worldline.errors import ConfigError
-from worldline.mode import measuring
+from worldline.mode import evaluating, measuring
 from worldline.protocols import Policy
+from worldline.seeding import continuing, isolated, rng_state
 
 
 class VectorEnvironment(Protocol):
@@ -113,6 +114,7 @@ class OnlineSampler:
         self._obs: ObsArray | None = None  # [N, *obs] to act on; None before the first step
         self._is_first = np.ones(env.num_envs, dtype=np.bool_)  # [N]
         self._state: Any = None  # what the policy remembers
+        self._rng: dict[str, Tensor] = {}  # where the stream of the actions' noise is, as `seeding.rng_state` has it
         self._was_seeding = True  # the seed policy took the last step
         self._open = [_Recording() for _ in range(env.num_envs)]
         self._clock = _Clock()
@@ -169,6 +171,7 @@ class OnlineSampler:
             arrays[f"rewards.{place}"] = np.array(recording.rewards, dtype=np.float64)
         if self._obs is not None:
             arrays |= {f"now.{name}": np.ascontiguousarray(value) for name, value in named_obs(self._obs).items()}
+        arrays |= {f"rng.{name}": tensor.numpy() for name, tensor in self._rng.items()}
         for index, tensor in enumerate(tensors_of(self._state)):
             arrays[f"policy.{index}"] = tensor.detach().to("cpu").contiguous().numpy()
         return {
@@ -200,8 +203,9 @@ class OnlineSampler:
         if not state["has_begun"]:
             return
         self._is_first = arrays["is_first"].copy()
+        self._rng = {name: torch.from_numpy(value.copy()) for name, value in _named(arrays, "rng.")}
         self._restore_episodes(state, arrays)
-        saved = [torch.from_numpy(arrays[f"policy.{index}"].copy()) for index in range(_count(arrays, "policy."))]
+        saved = [torch.from_numpy(arrays[f"policy.{index}"].copy()) for index in range(len(_named(arrays, "policy.")))]
         if saved:
             policy = self._seed_policy if self._was_seeding else self._policy
             with measuring(policy, seed=0):
@@ -218,7 +222,10 @@ class OnlineSampler:
         is_first = self._is_first
         if is_seeding != self._was_seeding:  # another policy, which has seen nothing of these episodes
             self._state, is_first, self._was_seeding = None, np.ones_like(is_first), is_seeding
-        with measuring(policy, seed=self._noise_seed + self.env_steps):
+        if not self._rng:
+            with isolated(self._noise_seed):
+                self._rng = rng_state()
+        with evaluating(policy), continuing(self._rng):
             acted, self._state = self._ask(policy, self._state, is_first)
         actions = np.clip(acted.detach().to("cpu", torch.float32).numpy(), -1.0, 1.0)  # [N, A]
         seeds = list(env.episode_seeds)
@@ -257,7 +264,7 @@ class OnlineSampler:
 
     def _restore_episodes(self, state: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         """Begin the episodes that were going on again, take their actions, and compare."""
-        now = {name.removeprefix("now."): value for name, value in arrays.items() if name.startswith("now.")}
+        now = dict(_named(arrays, "now."))
         actions = [arrays[f"actions.{place}"] for place in range(self._env.num_envs)]
         replayed = self._env.restore(
             list(zip(state["episode_seeds"], actions, strict=True)), next_seed=state["next_seed"]
@@ -362,5 +369,6 @@ def _stacked(rows: list[ObsArray]) -> ObsArray:
     return unnamed_obs({name: np.stack([column[name] for column in columns]) for name in columns[0]})
 
 
-def _count(arrays: Mapping[str, Array], prefix: str) -> int:
-    return sum(name.startswith(prefix) for name in arrays)
+def _named(arrays: Mapping[str, Array], prefix: str) -> list[tuple[str, Array]]:
+    """Return the arrays whose names begin with `prefix`, without it."""
+    return [(name.removeprefix(prefix), array) for name, array in arrays.items() if name.startswith(prefix)]
