@@ -33,7 +33,7 @@ class CollectOptions:
     """Options of `worldline collect`."""
 
     env: tyro.conf.Positional[str]
-    """A Gymnasium id, such as CartPole-v1."""
+    """An environment, such as CartPole-v1 or dmc:walker-walk."""
     out: Path
     """The file to write, ending in .npz."""
     episodes: int = 100

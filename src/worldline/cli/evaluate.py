@@ -33,7 +33,7 @@ class EvalOptions:
     model: tyro.conf.Positional[str]
     """A run's folder (its final model or newest checkpoint is taken), a saved model's, or "random"."""
     env: str
-    """A Gymnasium id, such as CartPole-v1."""
+    """An environment, such as CartPole-v1 or dmc:walker-walk."""
     episodes: int = 20
     """How many whole episodes to run."""
     seed: int = 1_000_000
