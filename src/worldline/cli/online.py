@@ -6,11 +6,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from worldline.cli.options import parse_settings
+from worldline.cli.options import EnvSettings, parse_env_settings
 from worldline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,10 +27,7 @@ class OnlineConfig:
 
     env: str = ""
     """An environment to learn from online, such as CartPole-v1 or dmc:walker-walk; with --data, after its episodes."""
-    env_settings: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="env-set", metavar="KEY=VALUE")
-    ] = ()
-    """A setting of the environment, such as action_repeat=2; may be given several times."""
+    env_settings: EnvSettings = ()
     env_steps: int = 0
     """Environment steps of the whole run, over all environments; they decide the number of optimiser steps."""
     num_envs: int = 1
@@ -54,8 +49,7 @@ class OnlineConfig:
     @property
     def settings(self) -> dict[str, Any]:
         """Keywords of `make_env`."""
-        settings = parse_settings(self.env_settings)
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        return parse_env_settings(self.env_settings)
 
 
 FREE = frozenset({"env_steps", "eval_episodes"})  # what a run may be resumed with other values of
