@@ -36,4 +36,5 @@ def test_a_module_that_is_not_there_is_named():
 
 def test_mujoco_episodes_are_functions_of_seed_and_actions():
     pytest.importorskip("mujoco")
+    pytest.importorskip("imageio")
     check_replay("HalfCheetah-v5")
