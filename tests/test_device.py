@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldline.device import resolve_device
+from worldline.device import device_of, resolve_device
 from worldline.errors import ConfigError
 
 
@@ -32,3 +32,8 @@ def test_an_index_beyond_the_last_device_is_refused(monkeypatch: pytest.MonkeyPa
     assert resolve_device("cuda:1") == "cuda:1"
     with pytest.raises(ConfigError, match="2 of type 'cuda' found"):
         resolve_device("cuda:2")
+
+
+def test_where_a_module_is():
+    assert device_of(torch.nn.Linear(1, 1, device="meta")) == torch.device("meta")
+    assert device_of(torch.nn.ReLU()) == device_of("no module") == torch.device("cpu")

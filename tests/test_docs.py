@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,9 +19,12 @@ from worldline.models.dreamerv3 import SIZES, DreamerV3Config
 DOCS = Path(__file__).parents[1] / "docs"
 
 # Per document, how many Python blocks it has: a parser that finds fewer has lost some.
-PYTHON = {"data.md": 1, "models.md": 7, "training.md": 3}
+PYTHON = {"data.md": 1, "envs.md": 2, "models.md": 7, "training.md": 4}
 
-SHRINK = [(r"total_steps=[\d_]+", "total_steps=2, batch_size=2, sequence_length=8")]
+SHRINK = [
+    (r"total_steps=[\d_]+", "total_steps=2, batch_size=2, sequence_length=8"),
+    (r"seed_steps=[\d_]+", "seed_steps=20"),
+]
 
 # Appended to every `worldline train`: a model of the size of a test.
 TINY = [
@@ -28,6 +32,7 @@ TINY = [
     for pair in ("deter=16", "hidden=8", "stoch=4", "classes=4", "blocks=4", "units=8", "num_bins=15")
     for part in ("--set", pair)
 ]
+ONLINE = ["--seed-steps", "50", "--eval-episodes", "0", "--batch-size", "2", "--sequence-length", "8"]
 
 
 @pytest.mark.filterwarnings("ignore:Nothing to train")
@@ -40,6 +45,8 @@ def test_python_blocks_run_in_order(name: str, tmp_path: Path, monkeypatch: pyte
     if name == "training.md":  # begins with a model and data at hand
         namespace["model"] = create_model("dreamerv3:size1m", obs_shape=(4,), action_dim=2)
         namespace["buffer"] = create_random_buffer(1000, (4,), 2, num_episodes=10, action_type="discrete")
+    if name == "envs.md":  # speaks of actions for eight walkers
+        namespace["actions"] = np.zeros((8, 6), dtype=np.float32)
     for code in blocks:
         for pattern, replacement in SHRINK:
             code = re.sub(pattern, replacement, code)
@@ -50,11 +57,14 @@ def test_commands_do_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     commands = console_commands(text)
-    assert len(commands) == 10
+    assert len(commands) == 13
     for arguments, shown in commands:
         if arguments[0] == "demo":  # has a test of its own
             continue
         more = TINY if arguments[0] == "train" else []
+        if "--env-steps" in arguments:
+            arguments[arguments.index("--env-steps") + 1] = "60"
+            more = [*more, *ONLINE]
         status = main([*arguments, *more])
         printed = capsys.readouterr()
         assert status == (2 if shown.startswith("error:") else 0), (arguments, printed.err)
@@ -66,8 +76,10 @@ def console_commands(text: str) -> list[tuple[list[str], str]]:
     """Return the arguments of every `$ worldline` of the text, and what is shown below it."""
     found = []
     for block in re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        command, shown = re.fullmatch(r"\$ worldline (.*?(?<!\\))\n(.*)", block, re.DOTALL).groups()
-        found.append((shlex.split(command.replace("\\\n", " ")), shown))
+        for command, shown in re.findall(
+            r"^\$ worldline (.*?(?<!\\))\n(.*?)(?=^\$|\Z)", block, re.DOTALL | re.MULTILINE
+        ):
+            found.append((shlex.split(command.replace("\\\n", " ")), shown))
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldline.mode import measuring
+from worldline.mode import evaluating, measuring
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -37,3 +37,16 @@ def test_the_mode_of_every_module_is_put_back():
 def test_subjects_that_are_no_modules_are_fine():
     with measuring(object(), seed=0):
         assert not torch.is_grad_enabled()
+
+
+def test_evaluating_leaves_the_generator_running() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
+    torch.manual_seed(0)
+    first = torch.rand(1)
+    torch.manual_seed(0)
+    with evaluating(model):
+        assert not model[0].training
+        assert not torch.is_grad_enabled()
+        assert torch.equal(torch.rand(1), first)
+    assert [module.training for module in model] == [True, False]
+    assert torch.is_grad_enabled()

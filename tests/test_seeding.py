@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldline.seeding import isolated, rng_state, seed_everything, set_rng_state
+from worldline.seeding import continuing, isolated, rng_state, seed_everything, set_rng_state
 
 
 class FakeCuda:
@@ -161,3 +161,17 @@ def test_only_torch_is_touched():
     seed_everything(1)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     assert random.getstate() == python_state
+
+
+def test_a_stream_of_its_own_goes_on_between_other_draws() -> None:
+    with isolated(5):
+        states = rng_state()
+        expected = torch.rand(6)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    drawn = []
+    for _ in range(3):
+        with continuing(states):
+            drawn.append(torch.rand(2))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.cat(drawn), expected)

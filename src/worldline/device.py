@@ -40,3 +40,11 @@ def resolve_device(device: str | torch.device) -> str:
             "Use device='auto' to take what there is, or 'cpu'."
         )
     return str(device)
+
+
+def device_of(subject: object) -> torch.device:
+    """Return where the parameters of a module are; the CPU for what is no module, or has none."""
+    import torch
+
+    first = next(subject.parameters(), None) if isinstance(subject, torch.nn.Module) else None
+    return torch.device("cpu") if first is None else first.device

@@ -50,6 +50,22 @@ def set_rng_state(states: dict[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
+def continuing(states: dict[str, Tensor]) -> Iterator[None]:
+    """Run the body with torch's default generators as `states` has them, and put into it how they were afterwards.
+
+    They are left as they were. What is done often does so with a stream of its own in a tenth of the time that seeding
+    takes. A generator that `states` lacks, because its accelerator was not in use, goes on from where it is.
+    """
+    before = rng_state()
+    set_rng_state(states)
+    try:
+        yield
+    finally:
+        states.update(rng_state())
+        set_rng_state(before)
+
+
+@contextlib.contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """Run the body under its own seed and leave torch's default generators as they were, on every device."""
     import torch

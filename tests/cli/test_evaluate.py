@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from worldline.data.buffer import ReplayBuffer
+
 from .tiny import run
 
 
@@ -66,3 +68,12 @@ def test_a_damaged_model_is_named(finished_run, tmp_path, capsys):
     weights.write_bytes(content)
     assert run("eval", tmp_path / "model", "--env", "CartPole-v1") == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def test_settings_reach_the_environment(tmp_path, capsys):
+    settings = ["--env-set", "max_episode_steps=4", "--env-set", "action_repeat=2"]
+    assert run("eval", "random", "--env", "Pendulum-v1", *settings, "--episodes", 2, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["lengths"] == [2, 2]
+    out = tmp_path / "a.npz"
+    assert run("collect", "Pendulum-v1", *settings, "--episodes", 3, "--out", out) == 0
+    assert ReplayBuffer.load(out).num_transitions == 6

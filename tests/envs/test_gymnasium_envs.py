@@ -6,6 +6,8 @@ import pytest
 from worldline.envs.gymnasium_envs import make_gymnasium
 from worldline.errors import ConfigError, MissingPackageError
 
+from .families import check_replay
+
 
 @pytest.mark.parametrize("name", ["CartPole-v2", "Cartpol-v1", "cartpol"])
 def test_unknown_ids_get_the_nearest_one(name):
@@ -30,3 +32,9 @@ def test_missing_package_names_the_pip_line():
 def test_a_module_that_is_not_there_is_named():
     with pytest.raises(MissingPackageError, match="no_such_module"):
         make_gymnasium("no_such_module:Thing-v0")
+
+
+def test_mujoco_episodes_are_functions_of_seed_and_actions():
+    pytest.importorskip("mujoco")
+    pytest.importorskip("imageio")
+    check_replay("HalfCheetah-v5")

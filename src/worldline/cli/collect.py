@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from worldline.cli.options import NumThreads, check_seed, parse, set_num_threads
+from worldline.cli.options import EnvSettings, NumThreads, check_seed, parse, parse_env_settings, set_num_threads
 from worldline.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ class CollectOptions:
     """Options of `worldline collect`."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
-    """A Gymnasium id, such as CartPole-v1."""
+    """An environment, such as CartPole-v1 or dmc:walker-walk."""
     out: Path
     """The file to write, ending in .npz."""
+    env_settings: EnvSettings = ()
     episodes: int = 100
     """How many whole episodes to record."""
     policy: Annotated[str, tyro.conf.arg(metavar="random|DIR")] = RANDOM
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         seed=options.seed,
         num_envs=options.num_envs,
         label=f"Collecting {options.env}",
+        env_settings=parse_env_settings(options.env_settings),
     )
     buffer.save(options.out)
     returns = [float(episode.rewards.sum()) for episode in buffer.episodes()]
@@ -77,7 +79,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def collect(
-    env_id: str, *, policy: str = RANDOM, num_episodes: int, seed: int = 0, num_envs: int = 32, label: str
+    env_id: str,
+    *,
+    policy: str = RANDOM,
+    num_episodes: int,
+    seed: int = 0,
+    num_envs: int = 32,
+    label: str,
+    env_settings: Mapping[str, Any] | None = None,
 ) -> ReplayBuffer:
     """Return `num_episodes` whole episodes of `policy` ("random", or a folder) in a buffer.
 
@@ -90,13 +99,14 @@ def collect(
     from worldline.envs.make import make_env
     from worldline.evaluation.rollout import collect_episodes
 
-    env = make_env(env_id)
+    settings = dict(env_settings or {})
+    env = make_env(env_id, **settings)
     env.close()
     spec = env.data_spec
     actor = open_policy(policy, env)
     with episode_progress(label, num_episodes) as on_episode:
         episodes = collect_episodes(
-            lambda: make_env(env_id),
+            lambda: make_env(env_id, **settings),
             actor,
             num_episodes=num_episodes,
             seed=seed,

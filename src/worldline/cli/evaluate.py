@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from worldline.cli.collect import RANDOM, open_policy
-from worldline.cli.options import NumThreads, check_seed, parse, set_num_threads
+from worldline.cli.options import EnvSettings, NumThreads, check_seed, parse, parse_env_settings, set_num_threads
 
 if TYPE_CHECKING:
     from worldline.evaluation.rollout import EvaluationResult
@@ -33,7 +33,8 @@ class EvalOptions:
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """The folder of a run (its final model is taken, or else its newest checkpoint) or of a saved model, or random."""
     env: str
-    """A Gymnasium id, such as CartPole-v1."""
+    """An environment, such as CartPole-v1 or dmc:walker-walk."""
+    env_settings: EnvSettings = ()
     episodes: int = 20
     """How many whole episodes to run."""
     seed: int = 1_000_000
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str]) -> None:
 
     check_seed(options.seed)
     set_num_threads(options.num_threads)
-    env = make_env(options.env)
+    env_settings = parse_env_settings(options.env_settings)
+    env = make_env(options.env, **env_settings)
     env.close()
     names = dict.fromkeys([options.model, RANDOM])
     actors = {name: open_policy(name, env, device=options.device) for name in names}
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str]) -> None:
             seed=options.seed,
             deterministic=not options.stochastic,
             label=f"Evaluating {name}",
+            env_settings=env_settings,
         )
         for name, actor in actors.items()
     }
@@ -77,16 +80,23 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(
-    env_id: str, actor: Policy, *, num_episodes: int, seed: int, deterministic: bool, label: str
+    env_id: str,
+    actor: Policy,
+    *,
+    num_episodes: int,
+    seed: int,
+    deterministic: bool,
+    label: str,
+    env_settings: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
-    """Run `actor` in the environment with a progress bar."""
+    """Run `actor` in the environment, made with `env_settings`, with a progress bar."""
     from worldline.cli.terminal import episode_progress
     from worldline.envs.make import make_env
     from worldline.evaluation.rollout import evaluate_policy
 
     with episode_progress(label, num_episodes) as on_episode:
         return evaluate_policy(
-            lambda: make_env(env_id),
+            lambda: make_env(env_id, **(env_settings or {})),
             actor,
             num_episodes=num_episodes,
             seed=seed,

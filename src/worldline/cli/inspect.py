@@ -126,8 +126,10 @@ def _run(path: Path) -> list[Table]:
     summary.add_row("model", config.model)
     if config.model_settings:
         summary.add_row("settings", ", ".join(f"{key}={value}" for key, value in config.model_settings.items()))
-    data = config.data
-    summary.add_row("data", f"{data.path} ({data.num_episodes:,} episodes, {data.num_transitions:,} steps)")
+    if data := config.data:
+        summary.add_row("data", f"{data.path} ({data.num_episodes:,} episodes, {data.num_transitions:,} steps)")
+    if online := config.online:
+        summary.add_row("environment", f"{online.env} ({online.env_steps:,} steps, {online.num_envs} together)")
     training = config.training
     summary.add_row("batch", f"{training.batch_size} x {training.sequence_length}, {training.precision}")
     summary.add_row("learning rate", f"{training.learning_rate:g}")

@@ -28,7 +28,7 @@ class Command:
 COMMANDS = {
     "demo": Command(module="demo", summary="Learn CartPole from random play alone, and show that it worked."),
     "collect": Command(module="collect", summary="Record episodes of an environment into a data file."),
-    "train": Command(module="train", summary="Train a model on a data file."),
+    "train": Command(module="train", summary="Train a model on a data file, or online in an environment."),
     "eval": Command(module="evaluate", summary="Run a trained model in an environment."),
     "inspect": Command(
         module="inspect", summary="Show what is in a data file, a run, a saved model, or the model list."

@@ -16,6 +16,15 @@ NumThreads: TypeAlias = Annotated[
     int, tyro.conf.arg(help="Threads of a tensor operation on the CPU; 0 lets torch decide.")
 ]
 
+EnvSettings: TypeAlias = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(
+        name="env-set",
+        metavar="KEY=VALUE",
+        help="A setting of the environment, such as action_repeat=2; may be given several times.",
+    ),
+]
+
 
 def parse(cls: type[T], arguments: Sequence[str], *, command: str, description: str, default: T | None = None) -> T:
     """Return the options that `arguments` ask for; `--help` and wrong options end the program.
@@ -66,6 +75,19 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 1 << 32:
         raise ConfigError(f"--seed must be between 0 and {(1 << 32) - 1}; got {seed}.")
+
+
+def parse_env_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the keywords of `make_env` that "key=value" pairs ask for.
+
+    >>> parse_env_settings(["observe=pixels", "image_size=[48, 64]"])
+    {'observe': 'pixels', 'image_size': (48, 64)}
+
+    Raises:
+        ConfigError: As for `parse_settings`.
+    """
+    settings = parse_settings(pairs)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 
 
 def set_num_threads(num_threads: int) -> None:

@@ -21,11 +21,7 @@ def write_training_report(out: Path, config: runs.RunConfig) -> Path:
     metrics = runs.read_metrics(out)
     tiles = [
         Tile(label="Steps", value=f"{config.training.total_steps:,}", note=f"{config.training.precision}"),
-        Tile(
-            label="Data",
-            value=f"{config.data.num_transitions:,} steps",
-            note=f"{config.data.num_episodes:,} episodes of {Path(config.data.path).name}",
-        ),
+        *data_tiles(config),
     ]
     if losses := runs.logged(metrics, "loss"):
         step, loss = losses[-1]
@@ -36,12 +32,28 @@ def write_training_report(out: Path, config: runs.RunConfig) -> Path:
         tiles.append(Tile(label="Speed", value=f"{format_number(round(speed, 2))} steps/s", note=f"{left} in all"))
     page = Page(
         title=f"{config.model}: {out.name}",
-        summary=f"Trained on {config.data.num_episodes:,} episodes.",
+        summary=" ".join(
+            [
+                *([f"Trained on {config.data.num_episodes:,} episodes."] if config.data else []),
+                *([f"Trained online in {config.online.env}."] if config.online else []),
+            ]
+        ),
         tiles=tiles,
         sections=[*curves_section(metrics), configuration_section(config)],
         footer=footer(),
     )
     return write(page, out / runs.REPORT)
+
+
+def data_tiles(config: runs.RunConfig) -> list[Tile]:
+    """Return what a run learnt from: a file, an environment, or both."""
+    tiles = []
+    if config.data:
+        note = f"{config.data.num_episodes:,} episodes of {Path(config.data.path).name}"
+        tiles.append(Tile(label="Data", value=f"{config.data.num_transitions:,} steps", note=note))
+    if config.online:
+        tiles.append(Tile(label="Environment", value=f"{config.online.env_steps:,} steps", note=config.online.env))
+    return tiles
 
 
 def curves_section(metrics: Sequence[Mapping[str, float]]) -> list[Section]:
@@ -54,19 +66,23 @@ def curves_section(metrics: Sequence[Mapping[str, float]]) -> list[Section]:
 
 def configuration_section(config: runs.RunConfig, more: Mapping[str, Any] | None = None) -> Section:
     """Return all settings and versions of a run, and `more` under the name "Run"."""
-    data = {
-        "file": config.data.path,
-        "size": f"{config.data.size:,} bytes",
-        "episodes": config.data.num_episodes,
-        "steps": config.data.num_transitions,
-    }
+    tables = [settings_table("Training", to_dict(config.training))]
+    if config.online:
+        tables.append(settings_table("Online", to_dict(config.online)))
+    if config.data:
+        data = {
+            "file": config.data.path,
+            "size": f"{config.data.size:,} bytes",
+            "episodes": config.data.num_episodes,
+            "steps": config.data.num_transitions,
+        }
+        tables.append(settings_table("Data", data))
     run = {"command": config.command, "model": config.model, **(more or {})}
     return Section(
         title="Configuration",
         tables=[
-            settings_table("Training", to_dict(config.training)),
+            *tables,
             settings_table("Run", run),
-            settings_table("Data", data),
             settings_table("Versions", config.versions),
             settings_table("All settings of the model", config.model_config, is_folded=True),
         ],

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 
 from worldline import __version__
+from worldline.cli.online import FREE, OnlineConfig
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError, FileError
 from worldline.files import sha256, write_atomically
@@ -49,10 +50,11 @@ class RunConfig:
     model_settings: dict[str, Any]  # what --set asked for
     model_config: dict[str, Any]  # everything that the model was built with
     training: TrainingConfig
-    data: DataFile
+    data: DataFile | None  # None where everything is collected
     command: str  # that began it
     versions: dict[str, str]
     num_threads: int = 0
+    online: OnlineConfig | None = None
 
 
 def versions() -> dict[str, str]:
@@ -148,15 +150,27 @@ def check_resumed(saved: RunConfig, asked: RunConfig, *, out: Path) -> None:
         for key in {**was, **is_now}
         if was.get(key) != is_now.get(key)
     ]
-    if saved.data.sha256 != asked.data.sha256:
-        changes.append(
-            f"the data was {saved.data.path} ({saved.data.size:,} bytes), which {asked.data.path} differs from"
-        )
+    changes += _data_changes(saved.data, asked.data)
+    collected, collecting = (to_dict(config.online or OnlineConfig()) for config in (saved, asked))
+    changes += [
+        f"{key} was {collected[key]!r}, not {collecting[key]!r}"
+        for key in collected
+        if key not in FREE and collected[key] != collecting[key]
+    ]
     if changes:
         raise ConfigError(
             f"The run in {out} was begun differently: {'; '.join(changes)}. Resume it with what it was begun with, or "
             "begin a new one in another --out."
         )
+
+
+def _data_changes(saved: DataFile | None, asked: DataFile | None) -> list[str]:
+    if (saved and saved.sha256) == (asked and asked.sha256):
+        return []
+    if saved is None:
+        return ["there was no data file"]
+    found = "no data file was given" if asked is None else f"which {asked.path} differs from"
+    return [f"the data was {saved.path} ({saved.size:,} bytes), {found}"]
 
 
 def saved_model(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`worldline train`: train a model on a data file, into a run's folder."""
+"""`worldline train`: train a model on a data file, in an environment, or both, into a run's folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from worldline.cli import runs
+from worldline.cli import online, runs
 from worldline.cli.options import NumThreads, check_seed, parse, parse_settings, set_num_threads
 from worldline.errors import ConfigError
 from worldline.training.config import TrainingConfig
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from worldline.data.buffer import ReplayBuffer
     from worldline.episode import DataSpec
     from worldline.models.base import Model
+    from worldline.protocols import Sampler
     from worldline.training.callbacks import Callback
 
 _DESCRIPTION = """\
-Train a model on a data file. The folder --out gets config.yaml, metrics.jsonl, checkpoints/, final/ and report.html.
+Train a model on a data file, or online in an environment, or on the one and then in the other. The folder --out gets
+config.yaml, metrics.jsonl, checkpoints/, final/ and report.html; replay/ too, if episodes are collected.
 
 Examples:
   worldline train dreamerv3:size1m --data cartpole.npz --out runs/a --total-steps 1000
   worldline train dreamerv3:size1m --data cartpole.npz --out runs/b --set units=128 --set entropy_scale=1e-3
   worldline train dreamerv3:size1m --data cartpole.npz --out runs/a --total-steps 2000 --resume
+  worldline train dreamerv3:size1m --env CartPole-v1 --env-steps 20000 --replay-ratio 0.25 --out runs/c
 
 A run that was stopped, or killed, goes on with the same command and --resume, and ends with the same weights as if
 nothing had happened. Options that are not given again are those of its config.yaml.
@@ -41,15 +44,18 @@ class TrainOptions:
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """FAMILY:SIZE, such as dreamerv3:size1m (worldline inspect models lists all), or the folder of a model or a run."""
-    data: Path
-    """The data file to learn from, as worldline collect writes it."""
     out: Path
     """The run's folder."""
+    data: Path | None = None
+    """The data file to learn from, as worldline collect writes it."""
     resume: bool = False
     """Go on with the run in --out, if there is one."""
     settings: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
     """A setting of the model other than its size gives; may be given several times."""
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=TrainingConfig)
+    online: Annotated[online.OnlineConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=online.OnlineConfig
+    )
     num_threads: NumThreads = 0
 
 
@@ -58,13 +64,12 @@ def main(arguments: Sequence[str]) -> None:
     options, settings = _parse(arguments)
     from worldline.cli.reporting import write_training_report  # not before --help is answered
     from worldline.cli.terminal import progress, results
-    from worldline.data.buffer import ReplayBuffer
     from worldline.models.base import num_trained
 
     runs.check_folder(options.out, resume=options.resume)
     check_seed(options.training.seed)
     set_num_threads(options.num_threads)
-    buffer = ReplayBuffer.load(options.data)
+    buffer = _open_data(options)
     run = TrainingRun(
         model=options.model,
         settings=settings,
@@ -73,12 +78,13 @@ def main(arguments: Sequence[str]) -> None:
         out=options.out,
         command=f"worldline train {shlex.join(arguments)}",
         num_threads=options.num_threads,
+        online=options.online if options.online.env else None,
     )
     model, config = run.begin(buffer, resume=options.resume)
     parameters = num_trained(model)
-    progress.print(
-        f"{options.model}: {parameters:,} parameters; {options.data}: {buffer.num_transitions:,} steps", soft_wrap=True
-    )
+    sources = [f"{options.data}: {buffer.num_transitions:,} steps"] if options.data else []
+    sources += [f"{options.online.env}: {options.online.env_steps:,} steps"] if options.online.env else []
+    progress.print(f"{options.model}: {parameters:,} parameters; {'; '.join(sources)}", soft_wrap=True)
     run.train(model, buffer)
     report = write_training_report(options.out, config)
     results.print(
@@ -94,10 +100,11 @@ class TrainingRun:
     model: str  # "family:size", or a folder
     settings: Mapping[str, Any]  # of the model, beyond its size and what the data says
     training: TrainingConfig
-    data: Path
+    data: Path | None
     out: Path
     command: str
     num_threads: int
+    online: online.OnlineConfig | None = None
 
     def begin(self, buffer: ReplayBuffer, *, resume: bool) -> tuple[Model, runs.RunConfig]:
         """Build the model, and write `config.yaml`, or check it if it is there.
@@ -113,9 +120,12 @@ class TrainingRun:
             model_settings=dict(self.settings),
             model_config=to_dict(model.config),
             training=self.training,
-            data=runs.describe_data(
+            data=None
+            if self.data is None
+            else runs.describe_data(
                 self.data, num_episodes=buffer.num_episodes, num_transitions=buffer.num_transitions
             ),
+            online=self.online,
             command=self.command,
             versions=runs.versions(),
             num_threads=self.num_threads,
@@ -137,12 +147,13 @@ class TrainingRun:
     def train(self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = ()) -> None:
         """Train from the newest checkpoint there is, and save the final model."""
         from worldline.cli.terminal import progress
-        from worldline.training.callbacks import CheckpointCallback, LoggingCallback, ProgressCallback
+        from worldline.training.callbacks import CheckpointCallback, ProgressCallback
         from worldline.training.trainer import Trainer
 
         checkpoints = self.out / runs.CHECKPOINTS
         done = runs.steps_done(self.out)
-        callbacks = [LoggingCallback(self.out, console=False), CheckpointCallback(checkpoints), *callbacks]
+        data, logging, more = self._open_data(model, buffer)
+        callbacks = [logging, CheckpointCallback(checkpoints), *more, *callbacks]
         with warnings.catch_warnings():
             if done == self.training.total_steps:
                 progress.print(f"All {done:,} steps are done already.")
@@ -150,8 +161,20 @@ class TrainingRun:
             else:
                 callbacks.append(ProgressCallback())
             trainer = Trainer(model, self.training, callbacks)
-            trainer.train(buffer, resume_from=checkpoints if done else None)
+            trainer.train(data, resume_from=checkpoints if done else None)
         model.save_pretrained(self.out / runs.FINAL)
+
+    def _open_data(self, model: Model, buffer: ReplayBuffer) -> tuple[Sampler, Callback, list[Callback]]:
+        """Return what is trained on, what logs it, and the callbacks that online data needs."""
+        from worldline.training.callbacks import DataCallback, EvaluationCallback, LoggingCallback
+
+        if self.online is None:
+            return buffer, LoggingCallback(self.out, console=False), []
+        sampler = online.open_sampler(self.online, model, buffer, seed=self.training.seed, out=self.out)
+        callbacks: list[Callback] = [DataCallback(sampler)]
+        if self.online.eval_episodes:
+            callbacks.append(EvaluationCallback(online.make_evaluation(self.online, sampler)))
+        return sampler, LoggingCallback(self.out, console=False, measure=sampler.metrics), callbacks
 
 
 def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed: int, device: str = "cpu") -> Model:
@@ -177,7 +200,47 @@ def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed:
         return create_model(name, device=device, **{**given, **settings})
 
 
+def _open_data(options: TrainOptions) -> ReplayBuffer:
+    """Return the episodes of the data file; where they are learnt from online, with room for more.
+
+    Raises:
+        FileError: The data file is missing or damaged.
+        ConfigError: The environment is unknown, or not that of the data.
+    """
+    from worldline.data.buffer import ReplayBuffer
+
+    loaded = None if options.data is None else ReplayBuffer.load(options.data)
+    if options.online.env:
+        return online.open_buffer(options.online, loaded)
+    assert loaded is not None
+    return loaded
+
+
 def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
+    """Return the options, checked, and the model's settings.
+
+    Raises:
+        ConfigError: There is nothing to learn from, or the number of steps is given twice.
+    """
+    options, settings = _given(arguments)
+    if not options.online.env:
+        if options.data is None:
+            raise ConfigError("There is nothing to learn from. Give --data FILE, or --env ENV and --env-steps N.")
+        if options.online != online.OnlineConfig():
+            raise ConfigError("Settings of online learning were given without --env. Name an environment.")
+        return options, settings
+    online.check(options.online)
+    total_steps = options.online.total_steps
+    if options.training.total_steps not in (TrainingConfig().total_steps, total_steps):
+        raise ConfigError(
+            f"With --env, --env-steps and --replay-ratio decide the optimiser steps ({total_steps:,}). Leave out "
+            "--total-steps."
+        )
+    training = dataclasses.replace(options.training, total_steps=total_steps)
+    return dataclasses.replace(options, training=training), settings
+
+
+def _given(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
     """Return the options and the model's settings; what a resumed run is not given again is in its `config.yaml`."""
     options = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION)
     settings = parse_settings(options.settings)
@@ -186,7 +249,24 @@ def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
     saved = runs.read_config(options.out / runs.CONFIG, runs.RunConfig)
     # A default of True would make tyro offer --no-resume instead of the --resume that was given.
     default = dataclasses.replace(
-        options, settings=(), training=saved.training, num_threads=saved.num_threads, resume=False
+        options,
+        settings=(),
+        data=Path(saved.data.path) if saved.data and options.data is None else options.data,
+        training=_without_total(saved),
+        online=dataclasses.replace(saved.online, env_settings=()) if saved.online else online.OnlineConfig(),
+        num_threads=saved.num_threads,
+        resume=False,
     )
     resumed = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION, default=default)
+    if saved.online and not resumed.online.env_settings:
+        resumed = dataclasses.replace(
+            resumed, online=dataclasses.replace(resumed.online, env_settings=saved.online.env_settings)
+        )
     return resumed, {**saved.model_settings, **settings}
+
+
+def _without_total(saved: runs.RunConfig) -> TrainingConfig:
+    """Return a run's training settings; online, the number of steps follows from those of the environment."""
+    if saved.online is None:
+        return saved.training
+    return dataclasses.replace(saved.training, total_steps=TrainingConfig().total_steps)

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import gymnasium as gym
+from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from worldline.envs.gymnasium_envs import make_gymnasium
 from worldline.envs.rows import RowEnv
+from worldline.envs.vector import VectorEnv
+from worldline.envs.wrappers import ActionRepeat, Pixels, image_size_of
+from worldline.errors import ConfigError
+
+Observe = Literal["state", "pixels", "both"]
+
+# What stands before the colon of an id -> the module that makes it, loaded when it is needed.
+FAMILIES = {
+    "atari": "worldline.envs.atari_envs",
+    "crafter": "worldline.envs.crafter_envs",
+    "dmc": "worldline.envs.dmc_envs",
+    "metaworld": "worldline.envs.metaworld_envs",
+}
 
 
-def make_env(env_id: str, **settings: Any) -> RowEnv:
+def make_env(
+    env_id: str,
+    *,
+    observe: Observe = "state",
+    image_size: int | tuple[int, int] = 64,
+    action_repeat: int = 1,
+    max_episode_steps: int | None = None,
+    episode_statistics: bool = False,
+    **settings: Any,
+) -> RowEnv:
     """Make an environment.
 
     Args:
-        env_id: A Gymnasium id ("CartPole-v1"), or "module:Id" for ids that importing `module` registers.
-        **settings: Keywords of `gymnasium.make` and of the environment (`max_episode_steps`, `render_mode`, ...).
+        env_id: "dmc:walker-walk", "atari:pong", "crafter", "metaworld:reach-v3", or a Gymnasium id ("CartPole-v1";
+            "module:Id" for ids that importing `module` registers).
+        observe: "state" is what the environment itself observes (images, where it has nothing else), "pixels" what it
+            renders, "both" a dict of the two.
+        image_size: Height and width of images, which are `[H, W, 3]` uint8.
+        action_repeat: How often each action is taken; the rewards are summed.
+        max_episode_steps: Truncate episodes after so many steps of the environment itself, before any repeat; None
+            for the environment's own limit.
+        episode_statistics: Put "episode" with return "r" and length "l" into the info of an episode's last step.
+        **settings: Keywords of the family and of the environment.
 
     Returns:
         The environment, stepped with rows `[A]` of `Batch.actions`; `env.data_spec` has the shapes.
@@ -23,4 +58,49 @@ def make_env(env_id: str, **settings: Any) -> RowEnv:
         MissingPackageError: The environment needs a package that is not installed.
         DataError: Its observations or actions are of a kind that Worldline cannot learn from.
     """
-    return RowEnv(make_gymnasium(env_id, **settings))
+    if observe not in ("state", "pixels", "both"):
+        raise ConfigError(f"observe must be 'state', 'pixels' or 'both'; got {observe!r}.")
+    for name, count in (("action_repeat", action_repeat), ("max_episode_steps", max_episode_steps)):
+        if count is not None and count < 1:
+            raise ConfigError(f"{name} must be at least 1; got {count}.")
+    size = image_size_of(image_size)
+    if observe != "state":
+        settings.setdefault("render_mode", "rgb_array")
+    env = _make_bare(env_id, size, max_episode_steps, settings)
+    if action_repeat > 1:
+        env = ActionRepeat(env, action_repeat)
+    if observe != "state":
+        env = Pixels(env, size, keep_state=observe == "both")
+    if episode_statistics:
+        env = RecordEpisodeStatistics(env)
+    return RowEnv(env)
+
+
+def make_vec_env(env_id: str, num_envs: int, **settings: Any) -> VectorEnv:
+    """Make `num_envs` environments that are stepped together; `settings` are those of `make_env`.
+
+    Raises:
+        ConfigError: `num_envs` is less than 1, or as for `make_env`.
+        MissingPackageError: The environment needs a package that is not installed.
+        DataError: Its observations or actions are of a kind that Worldline cannot learn from.
+    """
+    if num_envs < 1:
+        raise ConfigError(f"num_envs must be at least 1; got {num_envs}.")
+    return VectorEnv([make_env(env_id, **settings) for _ in range(num_envs)])
+
+
+def _make_bare(
+    env_id: str, image_size: tuple[int, int], max_episode_steps: int | None, settings: dict[str, Any]
+) -> gym.Env[Any, Any]:
+    """Make the environment as its family does, with the time limit that was asked for."""
+    prefix, _, name = env_id.partition(":")
+    if prefix not in FAMILIES:
+        if max_episode_steps is not None:
+            settings["max_episode_steps"] = max_episode_steps
+        return make_gymnasium(env_id, **settings)
+    make: Callable[..., gym.Env[Any, Any]] = importlib.import_module(FAMILIES[prefix]).make
+    try:
+        env = make(name, image_size=image_size, **settings)
+    except TypeError as error:
+        raise ConfigError(f"{env_id} cannot be made with {', '.join(settings) or 'no settings'}: {error}.") from error
+    return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)

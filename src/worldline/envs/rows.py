@@ -35,7 +35,7 @@ class RowEnv(gym.Wrapper[ObsArray, Array, Any, Any]):
     ) -> tuple[ObsArray, dict[str, Any]]:
         """Begin an episode and return its first observation `[*obs]`, and info."""
         obs, info = self.env.reset(seed=seed, options=options)
-        return to_obs(obs, self.env.observation_space), info
+        return self.convert_obs(obs), info
 
     def step(self, action: Array) -> tuple[ObsArray, SupportsFloat, bool, bool, dict[str, Any]]:
         """Take an action `[A]` and return (obs, reward, terminated, truncated, info).
@@ -45,4 +45,8 @@ class RowEnv(gym.Wrapper[ObsArray, Array, Any, Any]):
         """
         env_action = to_env_action(np.asarray(action), self.env.action_space)
         obs, reward, terminated, truncated, info = self.env.step(env_action)
-        return to_obs(obs, self.env.observation_space), reward, bool(terminated), bool(truncated), info
+        return self.convert_obs(obs), reward, bool(terminated), bool(truncated), info
+
+    def convert_obs(self, obs: Any) -> ObsArray:
+        """Return an observation of the wrapped environment as an array, or a dict of arrays, of its own memory."""
+        return to_obs(obs, self.env.observation_space)

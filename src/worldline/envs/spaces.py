@@ -49,20 +49,32 @@ def to_env_action(row: Array, space: spaces.Space[Any]) -> Any:
     Raises:
         DataError: The row has another shape, or is not finite.
     """
+    return to_env_actions(row[None], space)[0]
+
+
+def to_env_actions(rows: Array, space: spaces.Space[Any]) -> Array:
+    """Return the actions of N environments for rows `[N, A]`, as `to_env_action` does for one.
+
+    Raises:
+        DataError: The rows have another shape, or are not finite.
+    """
     if isinstance(space, spaces.Discrete):
-        _check_row(row, int(space.n))
-        return np.int64(space.start + row.argmax())
+        _check_rows(rows, int(space.n))
+        indices: Array = rows.argmax(axis=1) + space.start  # [N] int64
+        return indices
     if isinstance(space, spaces.MultiDiscrete):
         sizes = space.nvec.ravel()
-        _check_row(row, int(sizes.sum()))
-        parts = np.split(row, np.cumsum(sizes)[:-1])
-        choices = np.array([part.argmax() for part in parts], dtype=space.dtype).reshape(space.nvec.shape)
-        return choices + space.start
+        _check_rows(rows, int(sizes.sum()))
+        parts = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
+        choices = np.stack([part.argmax(axis=1) for part in parts], axis=1).astype(space.dtype)  # [N, K]
+        chosen: Array = choices.reshape(len(rows), *space.nvec.shape) + space.start
+        return chosen
     if isinstance(space, spaces.Box):
-        _check_row(row, int(np.prod(space.shape)))
-        fraction = (np.clip(row.reshape(space.shape), -1.0, 1.0) + 1.0) / 2.0
+        _check_rows(rows, int(np.prod(space.shape)))
+        fraction = (np.clip(rows.reshape(len(rows), *space.shape), -1.0, 1.0) + 1.0) / 2.0
         scaled = space.low + fraction * (space.high - space.low)
-        return np.clip(scaled, space.low, space.high).astype(space.dtype)  # rounding must not leave the box
+        clipped: Array = np.clip(scaled, space.low, space.high)  # rounding must not leave the box
+        return clipped.astype(space.dtype)
     raise _unsupported_action(space)
 
 
@@ -139,10 +151,10 @@ def _unsupported_action(space: spaces.Space[Any]) -> DataError:
     )
 
 
-def _check_row(row: Array, width: int) -> None:
-    if row.shape != (width,):
-        raise DataError(f"An action row for this environment has shape ({width},); got {row.shape}.")
-    if not np.isfinite(row).all():
+def _check_rows(rows: Array, width: int) -> None:
+    if rows.shape[1:] != (width,):
+        raise DataError(f"An action row for this environment has shape ({width},); got {rows.shape[1:]}.")
+    if not np.isfinite(rows).all():
         raise DataError(
-            f"The action {row} is not finite. The policy that chose it has diverged: use an earlier checkpoint."
+            f"The action {rows} is not finite. The policy that chose it has diverged: use an earlier checkpoint."
         )

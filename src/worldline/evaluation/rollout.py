@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from worldline.batch import Obs
+from worldline.device import device_of
 from worldline.episode import Array, DataSpec, Episode, ObsArray
 from worldline.errors import ConfigError
 from worldline.evaluation.metrics import t_interval95
@@ -130,7 +131,7 @@ def collect_episodes(
         envs = [_opened(make, stack) for _ in range(min(num_envs, num_episodes))]
         stack.enter_context(measuring(policy, seed=seed))
         places = _Places(envs, num_episodes=num_episodes, seed=seed, on_episode=on_episode)
-        where = _device_of(policy) if device is None else torch.device(device)
+        where = device_of(policy) if device is None else torch.device(device)
         state: Any = None
         while places.are_running:
             is_first = torch.from_numpy(places.is_first.copy()).to(where)
@@ -252,11 +253,6 @@ def _opened(make: Callable[[], Environment], stack: contextlib.ExitStack) -> Env
         )
     stack.callback(env.close)
     return env
-
-
-def _device_of(policy: Policy) -> torch.device:
-    first = next(policy.parameters(), None) if isinstance(policy, nn.Module) else None
-    return torch.device("cpu") if first is None else first.device
 
 
 def _stack(items: list[ObsArray]) -> ObsArray:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from worldline.training.callbacks import (
         Callback,
         CheckpointCallback,
+        DataCallback,
         EarlyStoppingCallback,
         EvaluationCallback,
         LoggingCallback,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Callback": "worldline.training.callbacks",
     "CheckpointCallback": "worldline.training.callbacks",
+    "DataCallback": "worldline.training.callbacks",
     "EarlyStoppingCallback": "worldline.training.callbacks",
     "EvaluationCallback": "worldline.training.callbacks",
     "LoggingCallback": "worldline.training.callbacks",
@@ -35,6 +37,7 @@ _PUBLIC = {
 __all__ = [
     "Callback",
     "CheckpointCallback",
+    "DataCallback",
     "EarlyStoppingCallback",
     "EvaluationCallback",
     "LoggingCallback",

@@ -78,3 +78,12 @@ def test_tensorboard_is_used_where_it_is_installed(tmp_path: Path, monkeypatch: 
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="LoggingCallback"):
         LoggingCallback(**settings)  # type: ignore[arg-type]
+
+
+def test_what_else_is_measured_is_in_every_line(tmp_path: Path) -> None:
+    calls = iter(range(100))
+    logging = LoggingCallback(
+        tmp_path, use_tensorboard=False, console=False, measure=lambda: {"env_steps": float(next(calls))}
+    )
+    Trainer(TinyModel(), make_config(total_steps=10), [logging]).train(TinySampler())
+    assert [line["env_steps"] for line in lines_of(tmp_path)] == [0, 1]

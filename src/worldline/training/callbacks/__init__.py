@@ -2,6 +2,7 @@
 
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.checkpoint import CheckpointCallback
+from worldline.training.callbacks.data import DataCallback
 from worldline.training.callbacks.early_stopping import EarlyStoppingCallback
 from worldline.training.callbacks.evaluation import EvaluationCallback
 from worldline.training.callbacks.logging import LoggingCallback
@@ -10,6 +11,7 @@ from worldline.training.callbacks.progress import ProgressCallback
 __all__ = [
     "Callback",
     "CheckpointCallback",
+    "DataCallback",
     "EarlyStoppingCallback",
     "EvaluationCallback",
     "LoggingCallback",

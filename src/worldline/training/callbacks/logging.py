@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ class LoggingCallback(Callback):
 
     A line has the losses of the step, "grad_norm" (before clipping), "learning_rate", "steps_per_second" and
     "data_wait" (the share of the time spent waiting for batches, in [0, 1]) since the last line, and evaluation
-    results as "eval/NAME". All losses leave the device in one transfer.
+    results as "eval/NAME", and what `measure` returns. All losses leave the device in one transfer.
 
     Args:
         output_dir: Folder of `metrics.jsonl` and TensorBoard's files; None logs to the console only.
@@ -31,6 +31,7 @@ class LoggingCallback(Callback):
         use_wandb: Log to Weights & Biases; where that is not possible, a warning says so and training goes on.
         use_tensorboard: Write TensorBoard's files; None does so if it is installed and `output_dir` is given.
         console: Print every line, too.
+        measure: Called at every line; returns more numbers by name (`OnlineSampler.metrics`).
     """
 
     order = Order.RECORD
@@ -42,6 +43,7 @@ class LoggingCallback(Callback):
         use_wandb: bool = False,
         use_tensorboard: bool | None = None,
         console: bool = True,
+        measure: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         if log_interval is not None and log_interval < 1:
             raise ConfigError(f"LoggingCallback needs a log_interval of at least 1; got {log_interval}.")
@@ -54,6 +56,7 @@ class LoggingCallback(Callback):
         self.use_wandb = use_wandb
         self.use_tensorboard = use_tensorboard
         self.console = console
+        self.measure = measure
         self._writers: list[MetricWriter] = []
         self._evaluated: dict[str, float] = {}
         self._last_time = 0.0
@@ -84,6 +87,8 @@ class LoggingCallback(Callback):
         if not self._evaluated and step % (self.log_interval or self.trainer.config.log_interval) != 0:
             return
         metrics = {**to_floats(losses), **self._evaluated, "learning_rate": self.trainer.learning_rate, **self._speed()}
+        if self.measure is not None:
+            metrics |= self.measure()
         self._evaluated = {}
         for writer in self._writers:
             writer.write(step, metrics)
