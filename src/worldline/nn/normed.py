@@ -64,9 +64,7 @@ class NormedMLP(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList()
         for index in range(layers - 1):
-            self.layers.append(
-                NormedLinear(units if index else in_features, units, dropout=0.0 if index else dropout)
-            )
+            self.layers.append(NormedLinear(units if index else in_features, units, dropout=0.0 if index else dropout))
         last = units if layers > 1 else in_features
         output = NormedLinear(last, out_features, simplex=simplex) if simplex else PlainLinear(last, out_features)
         if zero_output:
