@@ -72,8 +72,7 @@ def cem(
     def weigh(values: Tensor) -> Tensor:
         return torch.full_like(values, 1 / values.shape[-1])
 
-    plan = _search(evaluate, sequences, weigh, (iterations, samples, elites), proposals, generator, takes_best=True)
-    return plan
+    return _search(evaluate, sequences, weigh, (iterations, samples, elites), proposals, generator, takes_best=True)
 
 
 def _search(

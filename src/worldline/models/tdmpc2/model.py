@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from worldline.batch import Batch, Obs
+from worldline.config import from_dict
 from worldline.errors import ConfigError, DataError
 from worldline.models.base import Trajectory, WorldModel
 from worldline.models.observations import blank, named_obs
+from worldline.models.tdmpc2 import official
 from worldline.models.tdmpc2.acting import ActorState, plan, reset
 from worldline.models.tdmpc2.config import TDMPC2Config
 from worldline.models.tdmpc2.networks import Encoder, QEnsemble
@@ -78,6 +81,38 @@ class TDMPC2(WorldModel):
             "policy": 1.0,
         } | ({"termination": config.termination_scale} if config.episodic else {})
 
+    @classmethod
+    def from_official(cls, path: str | os.PathLike[str], **settings: Any) -> TDMPC2:
+        """Load a checkpoint of the official implementation, in either of its layouts, in evaluation mode.
+
+        Every dimension is inferred from the shapes; nothing in the file but tensors is read. What shapes do not tell is
+        as published: the length of an episode (and so the discount), the simplices' size, the bins' range. So are the
+        tasks' numbers of actions in the older layout; all tasks have all of them, unless `task_action_dims` says.
+
+        Args:
+            path: The file.
+            **settings: Fields of `TDMPC2Config` that are to differ.
+
+        Raises:
+            FileError: The file cannot be read, or is something else.
+            DataError: Its tensors are not those of one model.
+            ConfigError: `settings` are not those of the model.
+        """
+        tensors = official.read_checkpoint(path)
+        config = from_dict(TDMPC2Config, {**official.infer_settings(tensors), **settings}, where=str(path))
+        model = cls(config)
+        official.load_official(model, tensors, where=str(path))
+        return model.eval()
+
+    def export_official(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint that the official implementation reads, in its present layout.
+
+        Raises:
+            DataError: The official implementation cannot build such a model (discrete actions, mixed observations).
+            FileError: The file cannot be written.
+        """
+        official.write_checkpoint(official.to_official(self), path)
+
     def train(self, mode: bool = True) -> TDMPC2:
         """Set the mode of everything but the target networks, which never drop anything."""
         super().train(mode)
@@ -128,7 +163,7 @@ class TDMPC2(WorldModel):
     def loss_of_segments(
         self, segments: Segments, *, deterministic: bool, pair: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """Return the loss of segments; `deterministic` takes the policy's modes, `pair` says which two values to use."""
+        """Return the loss of segments; `deterministic` takes the policy's modes, `pair` says which two Qs count."""
         elements, metrics = self.loss_elements(segments, deterministic=deterministic, pair=pair)
         assert elements.keys() == self.loss_scales.keys(), (sorted(elements), sorted(self.loss_scales))
         terms = {name: masked_mean(*element) for name, element in elements.items()}
