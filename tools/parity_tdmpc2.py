@@ -20,6 +20,7 @@ from torch import Tensor
 
 from parity_report import VALUE_BOUND, Report
 from worldline.models.tdmpc2 import TDMPC2, State
+from worldline.models.tdmpc2.losses import rollout, td_targets
 from worldline.models.tdmpc2.segments import Segments
 from worldline.planning import sequence_values
 
@@ -57,25 +58,25 @@ def compare_outputs(model: TDMPC2, io: dict[str, np.ndarray], report: Report, *,
     """Compare one model."""
     inputs = {name: torch.from_numpy(array) for name, array in io.items()}
     segments = segments_of(inputs, model)
-    latents = model.latents({"obs": inputs["obs"].flatten(0, 1)}, None).unflatten(0, inputs["obs"].shape[:2])
-    rollout = model.rollout(segments)
-    joined = model.joined(rollout[:-1], inputs["actions"], task=None)
-    reward_logits, q_logits = model.reward(joined), model.q(joined)
-    mean, log_std = model.policy.normal(model.policy(rollout))
+    latents = model.net.latents({"obs": inputs["obs"].flatten(0, 1)}, None).unflatten(0, inputs["obs"].shape[:2])
+    states = rollout(model.net, segments)
+    joined = model.net.joined(states[:-1], inputs["actions"], task=None)
+    reward_logits, q_logits = model.net.reward(joined), model.net.q(joined)
+    mean, log_std = model.net.policy.normal(model.net.policy(states))
     pair = best_pair(
-        model, lambda pair: model.td_targets(segments, latents[1:], deterministic=True, pair=pair), io["td_target"]
+        model, lambda pair: td_targets(model.net, segments, latents[1:], deterministic=True, pair=pair), io["td_target"]
     )
     found: dict[str, Tensor] = {
         "encode": latents,
-        "rollout_z": rollout,
+        "rollout_z": states,
         "reward_logits": reward_logits,
-        "reward": model.read(reward_logits),
+        "reward": model.net.read(reward_logits),
         "q_logits": q_logits,
-        "target_q_logits": model.target_q(joined),
-        "q": model.read(q_logits),
+        "target_q_logits": model.net.target_q(joined),
+        "q": model.net.read(q_logits),
         "pi_mean": torch.tanh(mean),
         "pi_log_std": log_std,
-        "td_target": model.td_targets(segments, latents[1:], deterministic=True, pair=pair),
+        "td_target": td_targets(model.net, segments, latents[1:], deterministic=True, pair=pair),
     }
     loss = model.loss_of_segments(segments, deterministic=True, pair=pair)
     terms = ("consistency", "reward", "value", "termination")
@@ -84,10 +85,15 @@ def compare_outputs(model: TDMPC2, io: dict[str, np.ndarray], report: Report, *,
     found["total_loss"] = (loss["loss"] - loss["policy"]).detach()
     model.zero_grad()
     loss["loss"].backward()
-    modules = {"encoder": model.encoder, "dynamics": model.dynamics, "reward": model.reward, "q": model.q}
-    if model.termination is not None:
-        modules["termination"] = model.termination
-        found["termination_logits"] = model.termination(rollout[1:])
+    modules = {
+        "encoder": model.net.encoder,
+        "dynamics": model.net.dynamics,
+        "reward": model.net.reward,
+        "q": model.net.q,
+    }
+    if model.net.termination is not None:
+        modules["termination"] = model.net.termination
+        found["termination_logits"] = model.net.termination(states[1:])
         found["termination"] = torch.sigmoid(found["termination_logits"])
     for name, module in modules.items():
         norms = [parameter.grad.norm() for parameter in module.parameters() if parameter.grad is not None]
@@ -106,7 +112,7 @@ def compare_outputs(model: TDMPC2, io: dict[str, np.ndarray], report: Report, *,
 @torch.no_grad()
 def plan_values(model: TDMPC2, inputs: dict[str, Tensor], io: dict[str, np.ndarray]) -> Tensor:
     """Return the values of the candidates from the first observation, `[N]`."""
-    state = State(latent=model.latents({"obs": inputs["obs"][0, :1]}, None))
+    state = State(latent=model.net.latents({"obs": inputs["obs"][0, :1]}, None))
     candidates = inputs["plan_candidates"][:, None]  # [H, 1, N, A]
 
     def values(pair: tuple[int, int]) -> Tensor:

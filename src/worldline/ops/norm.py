@@ -76,7 +76,7 @@ def layer_norm_mish(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) 
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad or shift.requires_grad):
         result: Tensor = _LayerNormMish.apply(x, scale, shift, eps)  # type: ignore[no-untyped-call]
         return result
-    normed = F.layer_norm(x.float(), scale.shape, scale, shift, eps)
+    normed: Tensor = F.layer_norm(x.float(), scale.shape, scale, shift, eps)
     return normed.mul_(mish_gate(normed))
 
 
@@ -134,7 +134,8 @@ def _group_softmax(x: Tensor, group: int) -> Tensor:
     # Over so few features torch's softmax takes many times as long as its parts one by one.
     weights = x.float().unflatten(-1, (-1, group))
     weights = (weights - weights.amax(-1, keepdim=True)).exp_()
-    return weights.div_(weights.sum(-1, keepdim=True)).flatten(-2)
+    probs: Tensor = weights.div_(weights.sum(-1, keepdim=True))
+    return probs.flatten(-2)
 
 
 class _SimplicialNorm(torch.autograd.Function):

@@ -279,7 +279,8 @@ class Optimizer:
             for other, other_norm in zip(self.groups, norms.groups, strict=True)
             if other.settings.clipped_with == name
         ]
-        return torch.linalg.vector_norm(torch.stack(together))
+        shared: Tensor = torch.linalg.vector_norm(torch.stack(together))
+        return shared
 
     def _joint_divisor(self, norms: GradNorms) -> Tensor | None:
         shared = [norm for group, norm in zip(self.groups, norms.groups, strict=True) if not group.has_own_clipping]

@@ -64,19 +64,19 @@ def propose(model: TDMPC2, state: State, generator: torch.Generator | None) -> T
     num, samples = len(state.latent), config.plan_policy_samples
     start = state.map(lambda leaf: leaf.repeat_interleave(samples, 0))
     latent, task = start.latent, start.task
-    mask = model.mask_of(task)
+    mask = model.net.mask_of(task)
     sequence = []
     for step in range(config.horizon):
-        params = model.policy(model.joined(latent, task=task))
+        params = model.net.policy(model.net.joined(latent, task=task))
         if generator is None:
-            noise = model.policy.noise(params)
+            noise = model.net.policy.noise(params)
         else:  # the same for every environment
-            noise = model.policy.noise(params[:samples], generator)
+            noise = model.net.policy.noise(params[:samples], generator)
             noise = noise.repeat(num, *[1] * (noise.ndim - 1))
-        action = model.policy.sample(params, noise, mask)
+        action = model.net.policy.sample(params, noise, mask)
         sequence.append(action.unflatten(0, (num, samples)))
         if step + 1 < config.horizon:
-            latent = model.dynamics(model.joined(latent, action, task=task))
+            latent = model.net.dynamics(model.net.joined(latent, action, task=task))
     return torch.stack(sequence)
 
 
@@ -84,7 +84,7 @@ def _start(model: TDMPC2, state: State, previous: ActorState) -> Sequences:
     config = model.config
     shape = (config.horizon, len(state.latent), config.action_dim)
     last, fresh = previous.plan, previous.is_fresh
-    mask, device = model.mask_of(state.task), state.latent.device
+    mask, device = model.net.mask_of(state.task), state.latent.device
     if last is not None and fresh is not None:
         nothing = 1 / config.action_dim if config.is_discrete else 0.0
         last = last.masked_fill(fresh[None, :, None], nothing)

@@ -1,7 +1,8 @@
-"""Encoder and ensemble of values of TD-MPC2."""
+"""The networks of TD-MPC2, and how they are joined and read."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +11,10 @@ from torch.nn import functional as F
 
 from worldline.episode import is_channels_first
 from worldline.models.tdmpc2.config import TDMPC2Config
+from worldline.models.tdmpc2.policy import PolicyHead
 from worldline.nn.normed import NormedLinear, NormedMLP
 from worldline.ops.norm import simplicial_norm
+from worldline.ops.twohot import symexp, symlog, symlog_bins, twohot_mean
 
 _SIDE = 64  # pixels of the images that the published network sees
 _CONVS = ((7, 2), (5, 2), (3, 2), (3, 1))  # (kernel, stride)
@@ -126,3 +129,85 @@ class QEnsemble(nn.Module):
         """
         chosen = range(len(self.members)) if which is None else which
         return torch.stack([self.members[index](x, frozen=frozen) for index in chosen])
+
+
+class Networks(nn.Module):
+    """All networks, and what is between them."""
+
+    bins: Tensor
+    discounts: Tensor
+    action_mask: Tensor
+
+    def __init__(self, config: TDMPC2Config) -> None:
+        super().__init__()
+        self.symlog_limit = config.symlog_limit
+        latent, units, width = config.latent, config.units, config.embedding_dim
+        self.encoder = Encoder(config)
+        self.dynamics = NormedMLP(latent + config.action_dim + width, units, 3, latent, simplex=config.simplex)
+        self.reward = NormedMLP(latent + config.action_dim + width, units, 3, config.num_bins, zero_output=True)
+        self.termination = NormedMLP(latent + width, units, 3, 1) if config.episodic else None
+        self.policy = PolicyHead(config)
+        self.q = QEnsemble(config)
+        self.target_q = copy.deepcopy(self.q).requires_grad_(False).eval()
+        self.task_embedding: nn.Parameter | None = None
+        if config.num_tasks:
+            self.task_embedding = nn.Parameter(torch.empty(config.num_tasks, config.task_dim).uniform_(-0.02, 0.02))
+            columns = torch.arange(config.action_dim)
+            mask = torch.stack([columns < dim for dim in config.task_action_dims])
+            self.register_buffer("action_mask", mask, persistent=False)
+        self.register_buffer("bins", symlog_bins(config.num_bins, config.symlog_limit), persistent=False)
+        self.register_buffer("discounts", torch.tensor(config.discounts), persistent=False)
+
+    def train(self, mode: bool = True) -> Networks:
+        """Set the mode of everything but the target networks, which never drop anything."""
+        super().train(mode)
+        self.target_q.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.bins.device
+
+    def latents(self, obs: dict[str, Tensor], task: Tensor | None) -> Tensor:
+        """Return the encoded observations, `[N, L]`; leaves `[N, *obs]`, `task [N]` or None."""
+        latent: Tensor = self.encoder(obs, None if task is None else self._embedding(task))
+        return latent
+
+    def joined(self, *parts: Tensor, task: Tensor | None) -> Tensor:
+        """Return what a network sees: `[..., D]` of every part and the embedding of `task`, side by side.
+
+        The shape of `task` is that of the parts without the last dimension, of which leading ones may be missing.
+        """
+        if task is not None:
+            embedding = self._embedding(task)
+            parts = (parts[0], embedding.expand(*parts[0].shape[:-1], -1), *parts[1:])
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    def read(self, logits: Tensor) -> Tensor:
+        """Return the scalar `[...]` that two-hot `logits [..., K]` stand for."""
+        return symexp(twohot_mean(torch.softmax(logits, -1), self.bins))
+
+    def coded(self, scalars: Tensor) -> Tensor:
+        """Return scalars on the scale of the bins, any shape."""
+        return symlog(scalars).clamp(-self.symlog_limit, self.symlog_limit)
+
+    def mask_of(self, task: Tensor | None) -> Tensor | None:
+        """Return which actions `task [...]` has, `[..., A]` bool; None for a model of one task."""
+        return None if task is None else self.action_mask[task]
+
+    def discount_of(self, task: Tensor | None) -> Tensor:
+        """Return the discount, `[]`, or that of every `task [...]`."""
+        return self.discounts[0] if task is None else self.discounts[task]
+
+    def pair(self, *, deterministic: bool) -> list[int]:
+        """Return two members of the ensemble, at random; drawn on the CPU, so that no device is waited for."""
+        num = len(self.q.members)
+        if deterministic or num == 2:
+            return [0, 1]
+        chosen: list[int] = torch.randperm(num, device="cpu")[:2].tolist()
+        return chosen
+
+    def _embedding(self, task: Tensor) -> Tensor:
+        assert self.task_embedding is not None
+        return self.task_embedding[task]

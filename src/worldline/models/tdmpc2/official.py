@@ -19,7 +19,7 @@ from torch import Tensor
 
 from worldline.errors import DataError, FileError
 from worldline.files import replacing
-from worldline.models.base import check_tensors, load_weights
+from worldline.models.base import load_weights
 
 if TYPE_CHECKING:
     from worldline.models.tdmpc2.model import TDMPC2
@@ -128,14 +128,13 @@ def load_official(model: TDMPC2, tensors: Mapping[str, Tensor], *, where: str) -
         DataError: A tensor is missing, unknown or of another shape.
     """
     known = {"log_std_min", "log_std_dif", "_action_masks"}
-    ours = {"value_range": model.value_range}
+    ours: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name not in known:
             ours |= _ours(name, tensor)
-    if model.task_embedding is not None:
+    if model.net.task_embedding is not None:
         ours["task_embedding"] = torch.renorm(ours["task_embedding"], 2, 0, 1.0)
-    check_tensors(model, ours, where=where)
-    load_weights(model, ours, where=where)
+    load_weights(model.net, ours, where=where)
 
 
 def to_official(model: TDMPC2) -> dict[str, Tensor]:
@@ -145,19 +144,19 @@ def to_official(model: TDMPC2) -> dict[str, Tensor]:
         DataError: The model is one that the official code cannot build.
     """
     config = model.config
-    if config.is_discrete or (config.images and (config.vectors or model.encoder.join is not None)):
+    if config.is_discrete or (config.images and (config.vectors or model.net.encoder.join is not None)):
         raise DataError(
             "The official code knows continuous actions and either vectors or images of 64 x 64 pixels whose features "
             "are as many as the latent state has (512). Use save_pretrained for this model."
         )
-    state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().clone() for name, tensor in model.net.state_dict().items()}
     result: dict[str, Tensor] = {
         "log_std_min": torch.tensor(config.log_std_min),
         "log_std_dif": torch.tensor(config.log_std_max - config.log_std_min),
     }
     if config.num_tasks:
         result["_task_emb.weight"] = state["task_embedding"]
-        result["_action_masks"] = model.action_mask.float().cpu()
+        result["_action_masks"] = model.net.action_mask.float().cpu()
     prefixes = {ours: theirs for theirs, ours in _NETWORKS.items()} | {"encoder.vector": "_encoder.state"}
     official_part = {ours: theirs for theirs, ours in _PARTS.items()}
     for name, tensor in state.items():
