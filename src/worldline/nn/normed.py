@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldline.ops.dropout import sparse_dropout
 from worldline.ops.linear import linear
 from worldline.ops.norm import layer_norm_mish, simplicial_norm
 
@@ -40,7 +41,7 @@ class NormedLinear(PlainLinear):
         """Map `[..., I]` to `[..., O]` in float32."""
         x = super().forward(x, frozen=frozen)
         if self.dropout and self.training:
-            x = F.dropout(x, self.dropout)
+            x = sparse_dropout(x, self.dropout)
         scale, shift = (self.scale.detach(), self.shift.detach()) if frozen else (self.scale, self.shift)
         if not self.simplex:
             return layer_norm_mish(x, scale, shift)
