@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ def compare_tdmpc2(directory: Path, report: Report) -> None:
     """Compare every output, loss and gradient norm, for each checkpoint that is there."""
     reference = json.loads((directory / "config.json").read_text())
     io = dict(np.load(directory / "io.npz", allow_pickle=False))
-    for name in CHECKPOINTS:
-        if (directory / name).is_file():
-            model = TDMPC2.from_official(directory / name, **settings_of(reference))
-            compare_outputs(model, io, report, prefix=f"{Path(name).stem}: ")
+    found = [name for name in CHECKPOINTS if (directory / name).is_file()]
+    if not found:
+        sys.exit(f"{directory} has neither {' nor '.join(CHECKPOINTS)}.")
+    for name in found:
+        model = TDMPC2.from_official(directory / name, **settings_of(reference))
+        compare_outputs(model, io, report, prefix=f"{Path(name).stem}: ")
 
 
 def settings_of(reference: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from worldline.batch import Batch, Obs
 from worldline.config import from_dict
 from worldline.errors import ConfigError, DataError
+from worldline.mode import evaluating
 from worldline.models.base import Trajectory, WorldModel
 from worldline.models.observations import blank, named_obs
 from worldline.models.tdmpc2 import official
@@ -185,20 +186,22 @@ class TDMPC2(WorldModel):
 
         One-hot where discrete, in [-1, 1] where continuous; `task [N]` for a model of several tasks.
         """
-        latent = self.encode(obs, task=task)
-        previous = reset(state, is_first)
-        if self.config.plans:
-            return self.plan(latent, previous, deterministic=deterministic)
-        params = self.net.policy(self.net.joined(latent.latent, task=latent.task))
-        noise = None if deterministic else self.net.policy.noise(params)
-        return self.net.policy.sample(params, noise, self.net.mask_of(latent.task)), previous
+        with evaluating(self):
+            latent = self.encode(obs, task=task)
+            previous = reset(state, is_first)
+            if self.config.plans:
+                return self.plan(latent, previous, deterministic=deterministic)
+            params = self.net.policy(self.net.joined(latent.latent, task=latent.task))
+            noise = None if deterministic else self.net.policy.noise(params)
+            return self.net.policy.sample(params, noise, self.net.mask_of(latent.task)), previous
 
     @torch.no_grad()
     def plan(
         self, state: State, previous: ActorState | None = None, *, deterministic: bool = False
     ) -> tuple[Tensor, ActorState]:
         """Plan from `state` (leaves `[N, ...]`), starting from what was planned a step earlier; see `act`."""
-        return plan(self, state, previous or ActorState(), deterministic=deterministic)
+        with evaluating(self):
+            return plan(self, state, previous or ActorState(), deterministic=deterministic)
 
     def decode(self, state: State) -> Obs:
         """Raise: there is no decoder.
