@@ -131,9 +131,9 @@ class WithPair:
         self.imagine, self.discount = model.imagine, model.discount
         self._model, self._pair = model, pair
 
-    def value(self, state: State, *, deterministic: bool) -> Tensor:
+    def state_value(self, state: State, *, deterministic: bool) -> Tensor:
         """Return `[B]`."""
-        return self._model.value(state, deterministic=deterministic, pair=self._pair)
+        return self._model.state_value(state, deterministic=deterministic, pair=self._pair)
 
 
 @torch.no_grad()

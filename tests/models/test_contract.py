@@ -21,6 +21,7 @@ from worldline.batch import Batch
 from worldline.create import create_model, load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.models.base import WorldModel
+from worldline.planning import CategoricalSequences, NormalSequences, Plan, Sequences, cem, mppi, sequence_values
 from worldline.training import Trainer, TrainingConfig
 
 PHASES, SIZE, LENGTH, HORIZON = 3, 16, 8, 5
@@ -314,3 +315,26 @@ def check_alignment(case: Case, num_steps: int) -> None:
 def test_rewards_and_ends_belong_to_the_action_before_them(case: Case):
     """A row off, in the data, the loss or imagination, and the error would be the variance, 1."""
     check_alignment(case, case.family.num_steps[case.actions])
+
+
+@pytest.mark.parametrize("search", [mppi, cem])
+def test_every_family_plans(family: FamilyCase, actions: str, search: Callable[..., Plan]):
+    """What the planner chooses is worth more than what it began with, to the model."""
+    case = Case(family=family, obs="vector", actions=actions)
+    model: Any = case.model(moved=True).eval()
+    obs = torch.eye(PHASES)
+    shape = (3, PHASES, 2)
+    start: Sequences
+    if actions == "discrete":
+        start = CategoricalSequences.start(None, shape, floor=0.1)
+    else:
+        start = NormalSequences.start(None, shape, min_std=0.05, max_std=2.0)
+    with torch.no_grad():
+        state = model.encode(obs)
+        torch.manual_seed(0)
+        evaluate = lambda sequences: sequence_values(model, state, sequences, deterministic=True)  # noqa: E731
+        plan = search(evaluate, start, samples=64, elites=8, iterations=4)
+        chosen = evaluate(plan.actions[:, :, None])[:, 0]  # [N]
+        usual = evaluate(start.sample(64, None)).mean(1)
+    assert plan.actions.shape == shape
+    assert (chosen > usual).all()

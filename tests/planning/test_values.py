@@ -33,7 +33,7 @@ class Line:
         x = state.x + actions[..., 0].cumsum(0)
         return Future(rewards=x, continues=torch.where(x > 2, 0.4, 0.6), states=Position(x))
 
-    def value(self, state: Position, *, deterministic: bool) -> Tensor:
+    def state_value(self, state: Position, *, deterministic: bool) -> Tensor:
         return 10 * state.x + float(deterministic)
 
     def discount(self, state: Position) -> Tensor:

@@ -28,7 +28,7 @@ class PlanningModel(Protocol):
         """Return what `actions [H, B, A]` lead to from `state` (leaves `[B, ...]`)."""
         ...
 
-    def value(self, state: Any, /, *, deterministic: bool) -> Tensor:
+    def state_value(self, state: Any, /, *, deterministic: bool) -> Tensor:
         """Return `[B]`, the discounted return that the policy expects from `state` (leaves `[B, ...]`)."""
         ...
 
@@ -62,5 +62,5 @@ def sequence_values(model: PlanningModel, state: Any, actions: Tensor, *, determ
     for rewards, continues in zip(future.rewards, future.continues, strict=True):
         total += weight * rewards
         weight = weight * discount * (continues >= 0.5)
-    total += weight * model.value(final, deterministic=deterministic)
+    total += weight * model.state_value(final, deterministic=deterministic)
     return total.view(num, samples)

@@ -144,8 +144,8 @@ def test_the_value_is_the_mean_of_two():
     state = model.encode(torch.randn(5, 3))
     action = torch.tanh(model.net.policy(state.latent).chunk(2, -1)[0])
     values = model.net.read(model.net.q(torch.cat([state.latent, action], -1)))
-    torch.testing.assert_close(model.value(state, deterministic=True), values[:2].mean(0))
-    torch.testing.assert_close(model.value(state, deterministic=True, pair=[1, 2]), values[1:].mean(0))
+    torch.testing.assert_close(model.state_value(state, deterministic=True), values[:2].mean(0))
+    torch.testing.assert_close(model.state_value(state, deterministic=True, pair=[1, 2]), values[1:].mean(0))
 
 
 def test_bfloat16():

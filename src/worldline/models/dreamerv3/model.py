@@ -250,6 +250,14 @@ class DreamerV3(WorldModel):
             states=stacked,
         )
 
+    def state_value(self, state: State, *, deterministic: bool = True) -> Tensor:
+        """Return the value `[...]` of states, for planning; there is nothing random in it."""
+        return self.read(self.value, state.features)
+
+    def discount(self, state: State) -> Tensor:
+        """Return the discount `[]` of every step, for planning."""
+        return state.deter.new_tensor(1 - 1 / self._horizon)
+
     def decode(self, state: State) -> Obs:
         """Return the observations of states with leaves `[..., *]`, in their own units; images in [0, 1]."""
         features = state.features

@@ -214,7 +214,7 @@ class TDMPC2(WorldModel):
             "continues of `imagine` instead, or use a family that reconstructs, such as dreamerv3."
         )
 
-    def value(self, state: State, *, deterministic: bool = True, pair: Sequence[int] | None = None) -> Tensor:
+    def state_value(self, state: State, *, deterministic: bool = True, pair: Sequence[int] | None = None) -> Tensor:
         """Return `[...]`, the mean of two values of the policy's action in `state`."""
         params = self.net.policy(self.net.joined(state.latent, task=state.task))
         noise = None if deterministic else self.net.policy.noise(params)
