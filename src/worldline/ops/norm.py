@@ -77,22 +77,21 @@ def layer_norm_mish(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) 
         result: Tensor = _LayerNormMish.apply(x, scale, shift, eps)  # type: ignore[no-untyped-call]
         return result
     normed: Tensor = F.layer_norm(x.float(), scale.shape, scale, shift, eps)
-    return normed.mul_(mish_gate(normed))
+    return normed.mul_(mish_gate(torch.sigmoid(normed)))
 
 
-def mish_gate(x: Tensor) -> Tensor:
-    """Return tanh(softplus(x)), by which Mish multiplies x; elementwise.
+def mish_gate(sigmoid: Tensor) -> Tensor:
+    """Return tanh(softplus(x)), by which Mish multiplies x, from `sigmoid` of x; elementwise.
 
-    In rational form, with e = exp(x): e (e + 2) / (e (e + 2) + 2). One exponential instead of three transcendental
-    functions, and exact to rounding for small e, too. From x = 20 on it is 1 in float32.
+    In rational form: with s the sigmoid and u = s (2 - s) it is u / (2 - u). The sigmoid is the one transcendental
+    function that is fast on a CPU (a third of the time of exp), and nothing overflows.
     """
-    power = x.clamp(max=20.0).exp_()
-    numerator = (power + 2).mul_(power)
-    return torch.div(numerator, power.copy_(numerator).add_(2), out=numerator)
+    numerator = torch.rsub(sigmoid, 2).mul_(sigmoid)
+    return torch.div(numerator, torch.rsub(numerator, 2), out=numerator)
 
 
 class _LayerNormMish(torch.autograd.Function):
-    """With y = n * scale + shift, g = tanh(softplus(y)) and e = exp(y):
+    """With y = n * scale + shift, g = tanh(softplus(y)):
 
     d(y g)/dy = g + y g',   g' = (1 - g^2) sigmoid(y)
     """
@@ -101,22 +100,22 @@ class _LayerNormMish(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
         wide = x.float()
         normed, mean, inverse = torch.native_layer_norm(wide, scale.shape, scale, shift, eps)
-        gate = mish_gate(normed)
-        ctx.save_for_backward(wide, scale, shift, normed, gate, mean, inverse)
+        sigmoid = torch.sigmoid(normed)
+        gate = mish_gate(sigmoid)
+        result = normed * gate
+        # What the backward pass needs of y and its sigmoid is their product.
+        ctx.save_for_backward(wide, scale, shift, sigmoid.mul_(normed), gate, mean, inverse)
         ctx.dtype = x.dtype
-        return normed * gate
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        wide, scale, shift, normed, gate, mean, inverse = ctx.saved_tensors
-        # slope = gate + normed * (1 - gate^2) * sigmoid(normed)
-        slope = (normed.sigmoid()).mul_(normed)
-        slope.addcmul_(slope, gate.square(), value=-1).add_(gate)
-        inner = slope.mul_(grad)
+        wide, scale, shift, weighted, gate, mean, inverse = ctx.saved_tensors
+        slope = torch.addcmul(weighted, weighted, gate.square(), value=-1).add_(gate)
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
         x_grad, scale_grad, shift_grad = torch.ops.aten.native_layer_norm_backward(
-            inner, wide, scale.shape, mean, inverse, scale, shift, wanted
+            slope.mul_(grad), wide, scale.shape, mean, inverse, scale, shift, wanted
         )
         return None if x_grad is None else x_grad.to(ctx.dtype), scale_grad, shift_grad, None
 
@@ -131,11 +130,13 @@ def simplicial_norm(x: Tensor, group: int) -> Tensor:
 
 
 def _group_softmax(x: Tensor, group: int) -> Tensor:
-    # Over so few features torch's softmax takes many times as long as its parts one by one.
-    weights = x.float().unflatten(-1, (-1, group))
-    weights = (weights - weights.amax(-1, keepdim=True)).exp_()
-    probs: Tensor = weights.div_(weights.sum(-1, keepdim=True))
-    return probs.flatten(-2)
+    # Over so few features torch's softmax takes many times as long as its parts, and those are fastest where each
+    # feature of all groups is contiguous. exp(z) = s / (1 - s) with s = sigmoid(z), exact for z <= 0, and faster.
+    columns = x.float().unflatten(-1, (-1, group)).movedim(-1, 0).contiguous()  # [group, ..., D / group]
+    weights = (columns - columns.amax(0)).sigmoid_()
+    weights.div_(torch.rsub(weights, 1))
+    probs: Tensor = weights.div_(weights.sum(0))
+    return probs.movedim(0, -1).flatten(-2)
 
 
 class _SimplicialNorm(torch.autograd.Function):
