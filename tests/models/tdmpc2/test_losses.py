@@ -77,7 +77,7 @@ def test_the_policy_learns_from_its_own_loss_alone():
 @pytest.mark.parametrize("action_type", ["continuous", "discrete"])
 def test_the_policy_moves_to_what_is_worth_more(action_type: str):
     """A step against the gradient raises the value of the policy's actions."""
-    model = make_model(action_type=action_type, entropy_scale=0.0).eval()
+    model = make_model(action_type=action_type, entropy_scale=0.0, discrete_entropy_scale=0.0).eval()
     segments = cut(make_batch(model.config), model.config)
     latents = torch.rand(4, 4, 16)
     loss, before = policy_loss(model, latents, segments, deterministic=True)
@@ -90,7 +90,7 @@ def test_the_policy_moves_to_what_is_worth_more(action_type: str):
 
 
 def test_the_value_of_choices_is_the_mean_over_all():
-    model = make_model(action_type="discrete", action_dim=3, num_q=2, entropy_scale=0.0).eval()
+    model = make_model(action_type="discrete", action_dim=3, num_q=2, discrete_entropy_scale=0.5).eval()
     segments = cut(make_batch(model.config), model.config)
     latents = torch.rand(4, 4, 16)
     loss, _ = policy_loss(model, latents, segments, deterministic=False)
@@ -99,7 +99,8 @@ def test_the_value_of_choices_is_the_mean_over_all():
     for choice in range(3):
         one_hot = torch.eye(3)[choice].expand(4, 4, 3)
         expected += probs[..., choice] * model.net.read(model.net.q(torch.cat([latents, one_hot], -1))).mean(0)
-    torch.testing.assert_close(loss, -expected)
+    entropy = -(probs * probs.log()).sum(-1)
+    torch.testing.assert_close(loss, -expected - 0.5 * entropy)
 
 
 def test_the_range_of_values_is_that_of_the_first_states():

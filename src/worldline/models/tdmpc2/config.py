@@ -35,7 +35,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "episode_length": (1, 1 << 30),
     "discount_divisor": (1e-3, 1e9),
     **dict.fromkeys(("encoder_lr_scale", "max_grad_norm"), (1e-9, 1e9)),
-    "entropy_scale": (0.0, 1e6),
+    **dict.fromkeys(("entropy_scale", "discrete_entropy_scale"), (0.0, 1e6)),
 }
 
 
@@ -74,7 +74,10 @@ class TDMPC2Config:
     reward_scale: float = 0.1
     value_scale: float = 0.1
     termination_scale: float = 1.0
-    entropy_scale: float = 1e-4
+    entropy_scale: float = 1e-4  # of continuous actions
+    # Of discrete ones, which the paper leaves out. With 1e-4 the policy settles on one action before values are known,
+    # and a categorical that has settled takes no gradient any more.
+    discrete_entropy_scale: float = 0.1
     scale_rate: float = 0.01  # of the running range of values that the policy's loss is divided by
     target_rate: float = 0.01
     # The discount is 1 - 1 / n with n = episode_length / discount_divisor, within the bounds

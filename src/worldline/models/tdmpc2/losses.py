@@ -92,7 +92,9 @@ def policy_loss(
     if model.training:
         _update_range(model, values[0].detach(), segments.state_mask[0])
     entropy = net.policy.entropy(params, noise, mask)
-    loss = -(model.config.entropy_scale * entropy + values / model.value_range)
+    config = model.config
+    scale = config.discrete_entropy_scale if config.is_discrete else config.entropy_scale
+    loss = -(scale * entropy + values / model.value_range)
     metrics = {
         "policy_entropy": masked_mean(entropy.detach(), segments.state_mask),
         "policy_value": masked_mean(values.detach(), segments.state_mask),
