@@ -1,12 +1,14 @@
 """Hold a model against values that its reference implementation computed.
 
 Usage: python tools/parity.py dreamerv3 DIR
+       python tools/parity.py tdmpc2 DIR
 
-DIR has `config.json`, `io.npz` (inputs and outputs) and `params_{before,after_1,after_3}.npz`. Prints one line for each
-quantity, its relative error |ours - theirs| / |theirs| over the whole array; exits with 1 if one is beyond its bound:
-1e-5 for losses, features and tokens, 1e-3 for parameters after optimiser steps (LaProp's first steps are nearly
-lr * sign(gradient), so that elements whose gradient is rounding error may go the other way), whose median element must
-agree to 1e-5.
+DIR has `config.json` and `io.npz` (inputs and outputs). Prints one line for each quantity, its relative error
+|ours - theirs| / |theirs| over the whole array; exits with 1 if one is beyond its bound.
+
+DreamerV3 also has `params_{before,after_1,after_3}.npz`; 1e-5 for losses, features and tokens, 1e-3 for parameters
+after optimiser steps (LaProp's first steps are nearly lr * sign(gradient), so that elements whose gradient is rounding
+error may go the other way), whose median element must agree to 1e-5. For TD-MPC2 see `parity_tdmpc2.py`.
 """
 
 from __future__ import annotations
@@ -19,58 +21,30 @@ from typing import Any
 import numpy as np
 import torch
 
+from parity_report import VALUE_BOUND, Report
+from parity_tdmpc2 import compare_tdmpc2
 from worldline.create import create_model
 from worldline.models.dreamerv3 import DreamerV3
 from worldline.models.dreamerv3.reference import from_reference, to_reference
 from worldline.models.dreamerv3.rows import Rows
 from worldline.training.optim import build_optimizer
 
-VALUE_BOUND, PARAMETER_BOUND, MEDIAN_BOUND = 1e-5, 1e-3, 1e-5
+PARAMETER_BOUND = 1e-3
 
 
 def main(arguments: list[str]) -> int:
     """Compare and return the exit status."""
-    if len(arguments) != 2 or arguments[0] != "dreamerv3" or not Path(arguments[1]).is_dir():
+    if len(arguments) != 2 or arguments[0] not in ("dreamerv3", "tdmpc2") or not Path(arguments[1]).is_dir():
         print(__doc__)
         return 2
+    directory, report = Path(arguments[1]), Report()
+    if arguments[0] == "tdmpc2":
+        compare_tdmpc2(directory, report)
+        return report.finish()
     # XLA on a CPU takes numbers below 1e-38 for zero, and so do the second moments of the reference's LaProp.
     torch.set_flush_denormal(True)
-    report = Report()
-    compare_dreamerv3(Path(arguments[1]), report)
+    compare_dreamerv3(directory, report)
     return report.finish()
-
-
-class Report:
-    """Lines of errors, and whether one was too large."""
-
-    def __init__(self) -> None:
-        self.errors: list[float] = []
-        self.failed = False
-
-    def compare(self, name: str, ours: Any, theirs: Any, bound: float = VALUE_BOUND) -> None:
-        """Print the relative error of one quantity."""
-        ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-        if ours.shape != theirs.shape:
-            self._line(name, float("inf"), bound, f"  shapes {ours.shape} and {theirs.shape}")
-            return
-        error = float(np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), 1e-12))
-        self._line(name, error, bound)
-
-    def compare_median(self, name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
-        """Print the relative error of the median element."""
-        error = float(np.median(np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1e-12)))
-        self._line(name, error, MEDIAN_BOUND)
-
-    def _line(self, name: str, error: float, bound: float, note: str = "") -> None:
-        failed = not error <= bound
-        self.failed |= failed
-        self.errors.append(error)
-        print(f"{name:<44} {error:9.2e}  (at most {bound:.0e}){'  FAILED' if failed else ''}{note}")
-
-    def finish(self) -> int:
-        """Print the last line and return the exit status."""
-        print(f"max relative error {max(self.errors):.3e} over {len(self.errors)} quantities")
-        return int(self.failed)
 
 
 def compare_dreamerv3(directory: Path, report: Report) -> None:

@@ -20,9 +20,6 @@ from worldline.models.base import LatentState, Model, Trajectory, WorldModel, nu
 
 __all__ = ["AliasedWorldModel", "create_world_model", "get_model_info", "list_models"]
 
-# Families that the documents name and Worldline does not have yet, by every name they go by.
-_NOT_YET = {"tdmpc2": "TD-MPC2", "tdmpc": "TD-MPC2", "td-mpc2": "TD-MPC2"}
-
 
 class AliasedWorldModel(WorldModel):
     """A world model whose methods go by WorldFlux's names as well. Saved, it is a model of its family, no more."""
@@ -75,7 +72,6 @@ def create_world_model(
         ConfigError: An unknown name or setting (the message has the nearest one), or a device that is not here.
         FileError: The folder is missing or damaged.
     """
-    _check_not_planned(model)
     given = {"obs_shape": obs_shape, "action_dim": action_dim}
     settings = {name: value for name, value in given.items() if value is not None} | config_fields
     if saved_path(model) is None:
@@ -100,7 +96,6 @@ def get_model_info(
     Raises:
         ConfigError: No such family or size; the message has the nearest ones.
     """
-    _check_not_planned(model)
     family, size = registry.resolve(model)
     sizes = registry.load(family, "SIZES")
     settings = {**sizes[size], **_completed(model, {"obs_shape": obs_shape, "action_dim": action_dim})}
@@ -143,13 +138,3 @@ def _completed(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("action_dim") == 1 and "action_type" in names:
         return {"action_type": "continuous", **settings}
     return dict(settings)
-
-
-def _check_not_planned(model: str | os.PathLike[str]) -> None:
-    stem = os.fspath(model).partition(":")[0].lower()
-    planned = next((name for alias, name in _NOT_YET.items() if stem == alias or stem.startswith(f"{alias}-")), None)
-    if planned is None or stem in registry.families() or saved_path(model) is not None:
-        return
-    raise ConfigError(
-        f"{planned} is not yet in Worldline (asked for {model!r}). There are: {', '.join(list_models())}."
-    )

@@ -17,15 +17,15 @@ def evaluating(subject: object) -> Iterator[None]:
 
     Afterwards the mode of every module in it is what it was.
     """
-    modes = [(module, module.training) for module in subject.modules()] if isinstance(subject, nn.Module) else []
-    for module, _ in modes:
+    trained = [part for part in subject.modules() if part.training] if isinstance(subject, nn.Module) else []
+    for module in trained:
         module.training = False
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in trained:
+            module.training = True
 
 
 @contextlib.contextmanager

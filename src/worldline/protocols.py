@@ -28,6 +28,7 @@ class ParamGroup:
     eps: float = 1e-8
     weight_decay: float | None = None
     max_grad_norm: float | None = None  # clip this group's global gradient norm
+    clipped_with: str = ""  # groups of one name here are clipped by the norm of them all; "": by the group's own
     agc: float = 0.0  # adaptive gradient clipping per tensor: |g| <= agc * max(1e-3, |p|); 0 switches it off
 
 

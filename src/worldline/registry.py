@@ -39,6 +39,16 @@ FAMILIES: tuple[Family, ...] = (
         aliases=("dreamer", "dreamer-v3"),
         size_aliases=(("tiny", "size1m"), ("small", "size12m"), ("medium", "size50m"), ("large", "size200m")),
     ),
+    Family(
+        name="tdmpc2",
+        module="worldline.models.tdmpc2",
+        model="TDMPC2",
+        config="TDMPC2Config",
+        default_size="5m",
+        description="World model without a decoder, with a latent state on simplices; acts by planning.",
+        aliases=("tdmpc", "td-mpc2"),
+        size_aliases=(("tiny", "1m"), ("small", "5m"), ("medium", "48m"), ("large", "317m")),
+    ),
 )
 
 

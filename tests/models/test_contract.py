@@ -21,6 +21,7 @@ from worldline.batch import Batch
 from worldline.create import create_model, load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.models.base import WorldModel
+from worldline.planning import CategoricalSequences, NormalSequences, Plan, Sequences, cem, mppi, sequence_values
 from worldline.training import Trainer, TrainingConfig
 
 PHASES, SIZE, LENGTH, HORIZON = 3, 16, 8, 5
@@ -35,10 +36,20 @@ class FamilyCase:
     # Without thresholds below which a loss takes no gradient
     without_thresholds: dict[str, Any]
     learning_rate: float
-    # The terms of the loss that fall when one batch is learnt by heart, besides those of the observations
+    # The terms of the loss that fall to a tenth when one batch is learnt by heart, besides those of the observations
     overfitted: tuple[str, ...]
-    # The reward on arrival, which the head reads off states that were observed rather than imagined: [B, T]
-    arrived_rewards: Callable[[Any, Any], Tensor]
+    # The reward that led to each row, read off states that were observed rather than imagined: [B, T]
+    arrived_rewards: Callable[[Any, Any, Batch], Tensor]
+    decodes: bool = True
+    # Optimiser steps until rewards and ends are known
+    num_steps: dict[str, int] = dataclasses.field(default_factory=lambda: {"discrete": 200, "continuous": 500})
+
+
+def rewards_before(model: Any, states: Any, batch: Batch) -> Tensor:
+    """Return what a head over states and actions says of each row's step, at the row it led to."""
+    actions = torch.where(batch.step_mask[..., None], batch.actions, 0.0)
+    rewards = model.net.read(model.net.reward(model.net.joined(states.latent, actions, task=None)))
+    return torch.cat([torch.zeros_like(rewards[:, :1]), rewards[:, :-1]], 1)
 
 
 FAMILIES = {
@@ -48,7 +59,25 @@ FAMILIES = {
         without_thresholds={"free_nats": 0.0},
         learning_rate=4e-3,
         overfitted=("rew", "con"),
-        arrived_rewards=lambda model, states: model.read(model.reward, states.features),
+        arrived_rewards=lambda model, states, batch: model.read(model.reward, states.features),
+    ),
+    "tdmpc2": FamilyCase(
+        model="tdmpc2:1m",
+        settings={
+            "latent": 32,
+            "encoder_units": 32,
+            "units": 64,
+            "image_channels": 8,
+            "plan_samples": 32,
+            "plan_elites": 8,
+            "plan_policy_samples": 4,
+        },
+        without_thresholds={},
+        learning_rate=1e-3,
+        overfitted=("termination",),
+        arrived_rewards=rewards_before,
+        decodes=False,
+        num_steps={"discrete": 500, "continuous": 500},
     ),
 }
 OBS_SHAPES: dict[str, Any] = {
@@ -230,7 +259,8 @@ def test_evaluation_is_deterministic(case: Case):
         for states in (start, model.observe(batch), future.states):
             states.map(lambda leaf: outputs.append(leaf) or leaf)
         action, _ = model.act(first, deterministic=True)
-        return [*outputs, *obs_tensors(model.decode(future.states)), future.rewards, future.continues, action]
+        decoded = obs_tensors(model.decode(future.states)) if case.family.decodes else []
+        return [*outputs, *decoded, future.rewards, future.continues, action]
 
     with torch.no_grad():
         torch.manual_seed(0)
@@ -243,7 +273,8 @@ def test_one_batch_is_learnt_by_heart(case: Case):
     """Losses of the observations and of reward and end fall to a tenth."""
     model = case.model()
     batch = case.buffer(40).sample(8, LENGTH)
-    names = [*(OBS_SHAPES["both"] if case.obs == "both" else ["obs"]), *case.family.overfitted]
+    observed = [*(OBS_SHAPES["both"] if case.obs == "both" else ["obs"])] if case.family.decodes else []
+    names = [*observed, *case.family.overfitted]
 
     def total() -> float:
         torch.manual_seed(0)
@@ -263,7 +294,7 @@ def check_alignment(case: Case, num_steps: int) -> None:
     batch = case.buffer(60, seed=1).sample(64, LENGTH)
     with torch.no_grad():
         states = model.observe(batch)
-        arrived = case.family.arrived_rewards(model, states)
+        arrived = case.family.arrived_rewards(model, states, batch)
         actions = batch.actions[:, 1 : 1 + HORIZON].transpose(0, 1)
         future = model.imagine(states.map(lambda leaf: leaf[:, 1]), actions)
     rewards, ends, real = (
@@ -281,9 +312,29 @@ def check_alignment(case: Case, num_steps: int) -> None:
     assert (future.continues - (~ends).float())[real].square().mean() < 0.02
 
 
-STEPS = {"discrete": 200, "continuous": 500}
-
-
 def test_rewards_and_ends_belong_to_the_action_before_them(case: Case):
     """A row off, in the data, the loss or imagination, and the error would be the variance, 1."""
-    check_alignment(case, STEPS[case.actions])
+    check_alignment(case, case.family.num_steps[case.actions])
+
+
+@pytest.mark.parametrize("search", [mppi, cem])
+def test_every_family_plans(family: FamilyCase, actions: str, search: Callable[..., Plan]):
+    """What the planner chooses is worth more than what it began with, to the model."""
+    case = Case(family=family, obs="vector", actions=actions)
+    model: Any = case.model(moved=True).eval()
+    obs = torch.eye(PHASES)
+    shape = (3, PHASES, 2)
+    start: Sequences
+    if actions == "discrete":
+        start = CategoricalSequences.start(None, shape, floor=0.1)
+    else:
+        start = NormalSequences.start(None, shape, min_std=0.05, max_std=2.0)
+    with torch.no_grad():
+        state = model.encode(obs)
+        torch.manual_seed(0)
+        evaluate = lambda sequences: sequence_values(model, state, sequences, deterministic=True)  # noqa: E731
+        plan = search(evaluate, start, samples=64, elites=8, iterations=4)
+        chosen = evaluate(plan.actions[:, :, None])[:, 0]  # [N]
+        usual = evaluate(start.sample(64, None)).mean(1)
+    assert plan.actions.shape == shape
+    assert (chosen > usual).all()

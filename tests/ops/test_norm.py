@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldline.ops.norm import inverse_rms, rms_norm_silu
+from worldline.ops.norm import inverse_rms, layer_norm_mish, mish_gate, rms_norm_silu, simplicial_norm
 
 
 def plain(x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -69,3 +69,39 @@ def test_low_precision_is_widened_and_gets_its_gradient_back():
 def test_shapes_are_checked():
     with pytest.raises(AssertionError, match=r"x \(2, 3\) does not match scale \(2,\)"):
         rms_norm_silu(torch.zeros(2, 3), torch.ones(2), 1e-4)
+
+
+def test_layer_norm_mish_is_its_parts():
+    torch.manual_seed(0)
+    x = (3 * torch.randn(5, 7, 16)).requires_grad_()
+    scale, shift = torch.randn(16, requires_grad=True), torch.randn(16, requires_grad=True)
+    cotangent = torch.randn(5, 7, 16)
+    ours = layer_norm_mish(x, scale, shift)
+    theirs = F.mish(F.layer_norm(x, (16,), scale, shift))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert torch.equal(layer_norm_mish(x, scale, shift), ours)
+    inputs = (x, scale, shift)
+    for own, other in zip(
+        torch.autograd.grad(ours, inputs, cotangent), torch.autograd.grad(theirs, inputs, cotangent), strict=True
+    ):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gate_of_mish_far_out():
+    x = torch.tensor([-1e30, -80.0, -20.0, 0.0, 20.0, 1e30], dtype=torch.float64)
+    expected = torch.tanh(torch.log1p(torch.exp(x)))
+    torch.testing.assert_close(mish_gate(torch.sigmoid(x.float())).double(), expected, rtol=1e-6, atol=0)
+    assert mish_gate(torch.full((1,), 0.5)).item() == pytest.approx(0.6)  # 3 / 5
+
+
+def test_simplicial_norm_is_a_softmax_of_neighbours():
+    torch.manual_seed(0)
+    x = (4 * torch.randn(3, 24)).requires_grad_()
+    ours, theirs = simplicial_norm(x, 8), torch.softmax(x.view(3, 3, 8), -1).view(3, 24)
+    torch.testing.assert_close(ours, theirs)
+    cotangent = torch.randn(3, 24)
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, cotangent)[0] for y in (ours, theirs)))
+    assert simplicial_norm(torch.tensor([[1e30, -1e30, 0.0, 0.0]]), 2).tolist() == [[1, 0, 0.5, 0.5]]
+    with pytest.raises(AssertionError, match="24 features do not fall into groups of 7"):
+        simplicial_norm(x, 7)

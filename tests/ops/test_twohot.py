@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from worldline.ops.twohot import symexp, symexp_bins, symlog, twohot_loss, twohot_mean
+from worldline.ops.twohot import symexp, symexp_bins, symlog, symlog_bins, twohot_loss, twohot_mean
 
 
 def test_symlog_by_hand():
@@ -118,3 +118,12 @@ def test_shapes_are_checked():
         twohot_mean(torch.zeros(2, 3), torch.zeros(4))
     with pytest.raises(AssertionError, match=r"\(2, 3\) do not match target \(3,\)"):
         twohot_loss(torch.zeros(2, 3), torch.zeros(3), torch.zeros(3))
+
+
+@pytest.mark.parametrize("num_bins", [2, 100, 101])
+def test_symlog_bins_are_even_and_symmetric(num_bins: int):
+    bins = symlog_bins(num_bins, 10.0)
+    assert len(bins) == num_bins
+    assert torch.equal(bins, -bins.flip(0))
+    torch.testing.assert_close(bins, torch.linspace(-10, 10, num_bins))
+    assert twohot_mean(torch.full((num_bins,), 1 / num_bins), bins) == 0

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from worldline.create import create_model
+from worldline.models.tdmpc2.losses import td_targets
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden"
 DIRECTORIES = [GOLDEN / "dreamerv3_discrete_vector", GOLDEN / "dreamerv3_continuous_vector_image"]
@@ -123,6 +126,76 @@ def test_other_directories_of_that_layout(tmp_path: Path, parity: ModuleType, ca
     model = parity.build_model(reference, io)
     assert list(model.config.obs_shapes) == ["image"]
     assert model.loss_of_rows(parity.build_rows(io, 3), deterministic=True)["loss"].isfinite()
+
+
+TDMPC2 = GOLDEN / "tdmpc2"
+
+
+def test_tdmpc2_is_the_reference(parity: ModuleType, capsys: pytest.CaptureFixture[str]):
+    assert parity.main(["tdmpc2", str(golden(TDMPC2))]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    match = LAST_LINE.fullmatch(last)
+    assert match is not None
+    assert int(match[2]) == len(lines) == 40
+    assert float(match[1]) <= 1e-5
+    names = {line.split("  ")[0].partition(": ")[2] for line in lines}
+    inputs = {"obs", "actions", "rewards", "terminated", "plan_candidates"}
+    assert names == set(np.load(TDMPC2 / "io.npz", allow_pickle=False).files) - inputs
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("encode", 1.0001),
+        ("q_logits", 1.0001),
+        ("pi_log_std", 1.0001),
+        ("td_target", 1.0001),
+        ("value_loss", 1.0001),
+        ("total_loss", 1.0001),
+        ("grad_norm_q", 1.001),
+        ("plan_values", 1.001),
+    ],
+)
+def test_a_difference_of_tdmpc2_fails(
+    name: str, factor: float, tmp_path: Path, parity: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    copy = perturbed(TDMPC2, tmp_path / "golden", "io.npz", name, factor)
+    assert parity.main(["tdmpc2", str(copy)]) == 1
+    assert failures(capsys.readouterr().out) == [f"checkpoint: {name}", f"checkpoint_old_api: {name}"]
+
+
+@pytest.mark.parametrize("episodic", [False, True])
+def test_tdmpc2_of_other_dimensions(
+    episodic: bool, tmp_path: Path, parity: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    """With five Qs, of which the reference draws two, and with ends: what we compute agrees with itself."""
+    settings = {"action_type": "continuous", "episodic": episodic, "num_q": 5, "plan_policy_samples": 0}
+    model = create_model(
+        "tdmpc2:1m", obs_shape=(7,), action_dim=2, latent=24, units=32, encoder_units=16, **settings
+    ).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.export_official(tmp_path / "checkpoint.pt")
+    reference = json.loads((golden(TDMPC2) / "config.json").read_text()) | {"episodic": episodic}
+    (tmp_path / "config.json").write_text(json.dumps(reference))
+    terminated = (torch.rand(3, 6, 1) < 0.3).float() * episodic
+    io = {"obs": torch.randn(4, 6, 7), "actions": torch.rand(3, 6, 2), "rewards": torch.randn(3, 6, 1)}
+    inputs = io | {"terminated": terminated, "plan_candidates": torch.rand(3, 20, 2)}
+    segments = importlib.import_module("parity_tdmpc2").segments_of(inputs, model)
+    pair = [1, 3]
+    latents = model.net.latents({"obs": inputs["obs"].flatten(0, 1)}, None).view(4, 6, -1)
+    target = td_targets(model.net, segments, latents[1:], deterministic=True, pair=pair)
+    loss = model.loss_of_segments(segments, deterministic=True, pair=pair)
+    outputs = {"td_target": target[..., None], "value_loss": loss["value"]}
+    arrays = {name: value.detach().numpy() for name, value in (inputs | outputs).items()}
+    np.savez(tmp_path / "io.npz", **arrays, plan_values=np.zeros((20, 1), np.float32), extra=np.zeros(1))
+    assert parity.main(["tdmpc2", str(tmp_path)]) == 1
+    output = capsys.readouterr().out
+    assert failures(output) == ["checkpoint: plan_values"]  # which we did not give
+    assert "checkpoint: extra is not compared" in output
+    assert "over 3 quantities" in output
 
 
 @pytest.mark.parametrize("arguments", [[], ["dreamerv3"], ["nonsense", "."], ["dreamerv3", "missing"], ["a", "b", "c"]])

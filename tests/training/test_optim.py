@@ -180,6 +180,13 @@ def test_a_rule_of_its_own_takes_a_group_out_of_the_joint_one() -> None:
     assert clipped_change([3.0, 4.0], groups, 1.0) == pytest.approx([1.0, 2.0], rel=1e-4)
 
 
+def test_groups_that_are_clipped_together_share_a_norm() -> None:
+    own: dict[str, object] = {"max_grad_norm": 1.0, "clipped_with": "a"}
+    assert clipped_change([3.0, 4.0], [own, own], 0.0) == pytest.approx([0.6, 0.8], rel=1e-4)
+    other: dict[str, object] = {"max_grad_norm": 1.0, "clipped_with": "b"}
+    assert clipped_change([3.0, 4.0], [own, other], 0.0) == pytest.approx([1.0, 1.0], rel=1e-4)
+
+
 def test_groups_scale_the_rate_and_set_their_own_decay() -> None:
     model = nn.ParameterList([torch.ones(1), torch.ones(1), torch.ones(1)])
     first, second, third = model.parameters()

@@ -137,19 +137,9 @@ def test_config_fields_win_over_the_size():
     assert create_world_model("tiny:size1m", obs_shape=(4,), action_dim=2, width=5).config.width == 5
 
 
-@pytest.mark.parametrize("name", ["tdmpc2", "tdmpc2:5m", "tdmpc2-small", "TDMPC2", "td-mpc2:5m"])
-def test_what_is_not_yet_there_names_what_is(name: str):
-    for ask in (lambda: create_world_model(name, obs_shape=(4,), action_dim=2), lambda: get_model_info(name)):
-        with pytest.raises(ConfigError, match=r"TD-MPC2 is not yet in Worldline .*dreamerv3:size12m"):
-            ask()
-
-
-def test_what_is_not_yet_there_may_come_from_elsewhere(monkeypatch: pytest.MonkeyPatch):
-    import dataclasses
-
-    family = dataclasses.replace(tiny_family.FAMILY, name="tdmpc2", aliases=())
-    monkeypatch.setattr(registry, "FAMILIES", (family,))
-    assert create_world_model("tdmpc2", obs_shape=(4,), action_dim=2).config.width == 16
+@pytest.mark.parametrize("name", ["tdmpc2", "tdmpc2:5m", "tdmpc2-small", "tdmpc", "td-mpc2:5m"])
+def test_the_documents_names_for_tdmpc2(name: str):
+    assert get_model_info(name)["name"] == "tdmpc2:5m"
 
 
 @pytest.mark.parametrize(

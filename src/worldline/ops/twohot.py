@@ -59,3 +59,14 @@ def twohot_loss(log_probs: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     weight_above = torch.where(below == above, torch.zeros_like(target), to_below / (to_below + to_above))
     chosen = torch.gather(log_probs, -1, torch.stack([below, above], -1))  # [..., 2]
     return -torch.lerp(chosen[..., 0], chosen[..., 1], weight_above)
+
+
+def symlog_bins(num_bins: int, limit: float = 10.0) -> Tensor:
+    """Return `[K]` bins at equal distances over -limit ... limit, exactly symmetric: for two-hot codes of symlogs."""
+    if num_bins < 2:
+        raise ValueError(f"Two-hot regression needs at least 2 bins; got {num_bins}.")
+    half = torch.linspace(-limit, limit, num_bins)[: (num_bins + 1) // 2]
+    if num_bins % 2:
+        half[-1] = 0.0
+    mirrored = -half.flip(0)
+    return torch.cat([half, mirrored[1:] if num_bins % 2 else mirrored])

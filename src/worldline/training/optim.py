@@ -225,7 +225,8 @@ class Optimizer:
     """All parameter groups of a model.
 
     Gradients are clipped by one rule per group: the group's `agc` and `max_grad_norm` if it has any of the two (the
-    norm first, then each tensor), otherwise jointly with all such groups to `grad_clip`.
+    norm first, then each tensor), otherwise jointly with all such groups to `grad_clip`. The norm is that of the group,
+    or of all groups whose `clipped_with` is the same.
     """
 
     def __init__(self, groups: Sequence[FlatGroup], *, grad_clip: float) -> None:
@@ -265,8 +266,21 @@ class Optimizer:
             divisor = joint
             if group.has_own_clipping:
                 largest = group.settings.max_grad_norm
-                divisor = _divisor(norm, largest) if largest else None
+                divisor = _divisor(self._shared_norm(group, norm, norms), largest) if largest else None
             group.step(learning_rate, divisor, tensors)
+
+    def _shared_norm(self, group: FlatGroup, norm: Tensor, norms: GradNorms) -> Tensor:
+        """Return the norm `[]` of all groups that are clipped with this one."""
+        name = group.settings.clipped_with
+        if not name:
+            return norm
+        together = [
+            other_norm
+            for other, other_norm in zip(self.groups, norms.groups, strict=True)
+            if other.settings.clipped_with == name
+        ]
+        shared: Tensor = torch.linalg.vector_norm(torch.stack(together))
+        return shared
 
     def _joint_divisor(self, norms: GradNorms) -> Tensor | None:
         shared = [norm for group, norm in zip(self.groups, norms.groups, strict=True) if not group.has_own_clipping]

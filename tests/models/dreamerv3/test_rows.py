@@ -10,7 +10,7 @@ from torch import Tensor
 from models.dreamerv3.tiny_dreamer import make_batch, make_config
 from worldline.batch import Batch
 from worldline.errors import DataError
-from worldline.models.dreamerv3.rows import align, model_obs
+from worldline.models.dreamerv3.rows import align
 
 T, F = True, False
 CONFIG = make_config(obs_shape=(1,))
@@ -112,11 +112,3 @@ def test_other_data_than_the_model_was_built_for(changes: dict[str, Any], messag
     config = make_config()
     with pytest.raises(DataError, match=message):
         align(dataclasses.replace(make_batch(config), **changes), config)
-
-
-def test_model_obs_takes_what_the_model_knows_in_its_order():
-    config = make_config(obs_shape={"b": (2,), "a": (1,)})
-    obs = {"b": torch.zeros(5, 2), "more": torch.zeros(5), "a": torch.zeros(5, 1)}
-    assert list(model_obs(obs, config, leading=1)) == ["a", "b"]
-    with pytest.raises(DataError, match=r"'b' must be \[B, 2\]; got \[2\]"):
-        model_obs({"a": torch.zeros(5, 1), "b": torch.zeros(2)}, config, leading=1)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldline.episode import is_channels_first
-from worldline.models.dreamerv3.config import DreamerV3Config, image_size
+from worldline.models.dreamerv3.config import DreamerV3Config
+from worldline.models.observations import image_size
 from worldline.nn.layers import MLP, BlockLinear, Dense, Linear, NormSiLU, truncated_normal_
 from worldline.ops.twohot import symexp, symlog
 

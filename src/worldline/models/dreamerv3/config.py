@@ -6,8 +6,9 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from worldline.episode import ObsShape, is_channels_first, is_image
+from worldline.episode import ObsShape, is_image
 from worldline.errors import ConfigError
+from worldline.models.observations import check_shapes, shapes_by_name
 
 # The seven sizes of the reference implementation.
 SIZES: dict[str, dict[str, Any]] = {
@@ -35,11 +36,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("min_std", "max_std", "return_limit"), (1e-6, 1e6)),
     **dict.fromkeys(("free_nats", "entropy_scale", "agc"), (0.0, 1e6)),
 }
-
-
-def image_size(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the height and width of an image's shape."""
-    return shape[1:] if is_channels_first(shape) else shape[:2]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,18 +107,10 @@ class DreamerV3Config:
             raise ConfigError(f"deter must be a multiple of blocks={self.blocks}; got {self.deter}.")
 
     def _check_observations(self) -> None:
-        for name, shape in self.obs_shapes.items():
-            if len(shape) > 3 or not shape or min(shape) < 1:
-                raise ConfigError(
-                    f"obs_shape of {name!r} must have 1 to 3 positive dimensions (an image has 3); got {shape}."
-                )
+        check_shapes(self.obs_shapes, self.images)
+        for name in self.obs_shapes:
             if name in _LOSS_NAMES:
                 raise ConfigError(f"An observation is called {name!r}, which is the name of a loss. Rename it.")
-        if len({image_size(shape) for shape in self.images.values()}) > 1:
-            raise ConfigError(
-                f"All images must have one height and width, since one network sees them together; got {self.images}. "
-                "Resize them."
-            )
 
     def _check_actions(self) -> None:
         if self.action_dim < 1:
@@ -141,9 +129,7 @@ class DreamerV3Config:
     @property
     def obs_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every observation's shape by name, sorted; a nameless one is called "obs"."""
-        if isinstance(self.obs_shape, dict):
-            return dict(sorted(self.obs_shape.items()))
-        return {"obs": self.obs_shape}
+        return shapes_by_name(self.obs_shape)
 
     @property
     def vectors(self) -> dict[str, int]:

@@ -18,9 +18,10 @@ from worldline.models.dreamerv3.behavior import ImaginedBehavior, imagination_lo
 from worldline.models.dreamerv3.codecs import Decoder, Encoder
 from worldline.models.dreamerv3.config import DreamerV3Config
 from worldline.models.dreamerv3.heads import ActionHead, Head
-from worldline.models.dreamerv3.rows import Rows, align, model_obs
+from worldline.models.dreamerv3.rows import Rows, align
 from worldline.models.dreamerv3.rssm import RSSM, State
 from worldline.models.dreamerv3.scan import matrix_dtype
+from worldline.models.observations import named_obs
 from worldline.ops.distributions import bernoulli_loss, categorical_entropy, categorical_kl
 from worldline.ops.masking import masked_mean
 from worldline.ops.twohot import symexp_bins, twohot_loss, twohot_mean
@@ -249,6 +250,14 @@ class DreamerV3(WorldModel):
             states=stacked,
         )
 
+    def state_value(self, state: State, *, deterministic: bool = True) -> Tensor:
+        """Return the value `[...]` of states, for planning; there is nothing random in it."""
+        return self.read(self.value, state.features)
+
+    def discount(self, state: State) -> Tensor:
+        """Return the discount `[]` of every step, for planning."""
+        return state.deter.new_tensor(1 - 1 / self._horizon)
+
     def decode(self, state: State) -> Obs:
         """Return the observations of states with leaves `[..., *]`, in their own units; images in [0, 1]."""
         features = state.features
@@ -291,7 +300,7 @@ class DreamerV3(WorldModel):
         return self.config.discount_horizon
 
     def _named(self, obs: Obs) -> dict[str, Tensor]:
-        return model_obs(obs, self.config, leading=1)
+        return named_obs(obs, self.config.obs_shapes, leading=1)
 
     def _check_actions(self, state: State, actions: Tensor) -> None:
         expected = (*state.deter.shape[:-1], self.config.action_dim)

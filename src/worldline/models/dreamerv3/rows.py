@@ -12,9 +12,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from worldline.batch import Batch, Obs
+from worldline.batch import Batch
 from worldline.errors import DataError
 from worldline.models.dreamerv3.config import DreamerV3Config
+from worldline.models.observations import blank, named_obs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +49,7 @@ def align(batch: Batch, config: DreamerV3Config) -> Rows:
             f"DreamerV3 learns from windows of at least 2 rows; got {batch.sequence_length}. "
             "Sample with a larger sequence_length."
         )
-    obs = model_obs(batch.obs, config, leading=2)
+    obs = named_obs(batch.obs, config.obs_shapes, leading=2)
     if batch.actions.shape[-1] != config.action_dim:
         raise DataError(
             f"The model was built for actions of {config.action_dim} numbers; the batch has "
@@ -62,9 +63,9 @@ def align(batch: Batch, config: DreamerV3Config) -> Rows:
     arrived = led_on & ~is_lost
     valid = steps | arrived
     return Rows(
-        obs={name: _blank(value.transpose(0, 1), obs_mask) for name, value in obs.items()},
-        prev_actions=_blank(_shift(batch.actions.transpose(0, 1)).float(), arrived),
-        rewards=_blank(_shift(batch.rewards.transpose(0, 1)).float(), arrived),
+        obs={name: blank(value.transpose(0, 1), obs_mask) for name, value in obs.items()},
+        prev_actions=blank(_shift(batch.actions.transpose(0, 1)).float(), arrived),
+        rewards=blank(_shift(batch.rewards.transpose(0, 1)).float(), arrived),
         is_first=is_first,
         is_last=(arrived & ~steps) | _shift_back(is_lost),
         is_terminal=is_terminal,
@@ -72,40 +73,6 @@ def align(batch: Batch, config: DreamerV3Config) -> Rows:
         obs_mask=obs_mask & valid,
         arrival_mask=arrived | is_first,
     )
-
-
-def model_obs(obs: Obs, config: DreamerV3Config, *, leading: int) -> dict[str, Tensor]:
-    """Return observations by name, checked against the shapes that the model was built for.
-
-    Args:
-        obs: A tensor or a dict of them, each with `leading` dimensions before those of the observation.
-        config: The model's.
-        leading: 1 for `[B, *obs]`, 2 for `[B, T, *obs]`.
-
-    Raises:
-        DataError: A missing observation or another shape.
-    """
-    named = obs if isinstance(obs, dict) else {"obs": obs}
-    if missing := sorted(config.obs_shapes.keys() - named.keys()):
-        raise DataError(
-            f"The model was built for observations {sorted(config.obs_shapes)}; {', '.join(missing)} is missing "
-            f"from those given, {sorted(named)}."
-        )
-    for name, shape in config.obs_shapes.items():
-        if named[name].ndim != leading + len(shape) or tuple(named[name].shape[leading:]) != shape:
-            axes = "[B, T" if leading == 2 else "[B"
-            raise DataError(
-                f"Observation {name!r} must be {axes}, {', '.join(map(str, shape))}]; got {list(named[name].shape)}."
-            )
-    return {name: named[name] for name in config.obs_shapes}
-
-
-def _blank(x: Tensor, mask: Tensor) -> Tensor:
-    """Return `x [T, B, ...]`, zero where `mask [T, B]` is False. What is not real may be NaN, which no weight stops."""
-    # Integers are finite, and images too large to be copied for nothing.
-    if not x.is_floating_point():
-        return x
-    return x.masked_fill(~mask.view(*mask.shape, *[1] * (x.ndim - 2)), 0.0)
 
 
 def _shift(x: Tensor) -> Tensor:
