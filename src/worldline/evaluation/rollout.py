@@ -22,6 +22,7 @@ from worldline.device import device_of
 from worldline.episode import Array, DataSpec, Episode, ObsArray
 from worldline.errors import ConfigError
 from worldline.evaluation.metrics import t_interval95
+from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
 from worldline.protocols import Policy
 
@@ -132,6 +133,8 @@ def collect_episodes(
         stack.enter_context(measuring(policy, seed=seed))
         places = _Places(envs, num_episodes=num_episodes, seed=seed, on_episode=on_episode)
         where = device_of(policy) if device is None else torch.device(device)
+        if isinstance(policy, nn.Module):
+            keep_freed_memory(where.type)
         state: Any = None
         while places.are_running:
             is_first = torch.from_numpy(places.is_first.copy()).to(where)
