@@ -33,13 +33,6 @@ def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert namespace["buffer"].num_transitions == 100 * 100
 
 
-def test_the_python_of_the_page_on_tdmpc2_runs():
-    text = (ROOT / "docs" / "tdmpc2.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2
-    exec(compile("".join(blocks), "docs/tdmpc2.md", "exec"), {})
-
-
 def test_the_tree_is_current():
     done = subprocess.run([sys.executable, ROOT / "tools" / "write_tree.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
