@@ -45,8 +45,10 @@ class Protocol:
     goal: float
 
 
-DREAMERV3 = "--batch-size 8 --sequence-length 32 --learning-rate 4e-4 --replay-ratio 0.25 --num-envs 4"
-TDMPC2 = "--batch-size 256 --sequence-length 4 --replay-ratio 0.25 --num-envs 4"
+DREAMERV3 = (
+    "--batch-size 8 --sequence-length 32 --learning-rate 4e-4 --replay-ratio 0.25 --num-envs 4 --eval-interval 500"
+)
+TDMPC2 = "--batch-size 256 --sequence-length 4 --replay-ratio 1 --num-envs 4 --eval-interval 2000"
 # Three steps of two choices are eight sequences, which need no 512 samples.
 FEW_SEQUENCES = "--set plan_samples=32 --set plan_elites=8 --set plan_policy_samples=8 --set plan_iterations=3"
 PROTOCOLS = {
@@ -68,7 +70,7 @@ PROTOCOLS = {
     "dmc-cartpole-balance-tdmpc2": Protocol(
         model="tdmpc2:1m",
         env="dmc:cartpole-balance",
-        options="--batch-size 256 --sequence-length 4 --replay-ratio 0.5 --num-envs 2 --env-set action_repeat=2 "
+        options="--batch-size 256 --sequence-length 4 --replay-ratio 1 --eval-interval 2000 --env-set action_repeat=2 "
         "--set episodic=false --set plan_samples=128 --set plan_elites=16 --env-steps 25000",
         goal=950,
     ),
@@ -97,10 +99,10 @@ def main() -> int:
 
 
 def command(protocol: Protocol, seed: int, out: Path) -> list[str]:
-    """Return the command of one run; evaluations are of 20 episodes, every 500 optimiser steps."""
+    """Return the command of one run; evaluations are of 20 episodes, every 2,000 environment steps."""
     return [
         *("worldline", "train", protocol.model, "--env", protocol.env, *shlex.split(protocol.options)),
-        *("--seed", str(seed), "--num-threads", "1", "--eval-interval", "500", "--eval-episodes", "20"),
+        *("--seed", str(seed), "--num-threads", "1", "--eval-episodes", "20"),
         *("--save-interval", "500", "--out", str(out)),
     ]
 
