@@ -142,7 +142,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(sent, status, data, tmp_
         (["--total-steps", "0"], "total_steps must be a whole number of at least 1"),
         (["--learning-rate", "-1"], "learning_rate must be a finite number above 0"),
         (["--device", "tpu"], "tpu"),
-        (["--seed", str(1 << 80)], "--seed must be between"),
+        (["--seed", str(1 << 80)], "seed must be below 2**32"),
     ],
 )
 def test_wrong_settings(more, message, data, tmp_path, capsys):

@@ -30,6 +30,7 @@ def test_the_documented_defaults() -> None:
         ("log_interval", 0),
         ("warmup_steps", -1),
         ("seed", -1),
+        ("seed", 1 << 32),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
         ("grad_clip", float("inf")),

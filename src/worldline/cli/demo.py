@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from worldline.cli import runs
-from worldline.cli.options import NumThreads, check_seed, parse, parse_settings, set_num_threads
+from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError
 
@@ -251,7 +251,6 @@ def _check_model(config: DemoConfig) -> None:
     from worldline.envs.make import make_env
     from worldline.models.base import WorldModel
 
-    check_seed(config.seed)
     resolve_device(config.device)
     env = make_env(config.env)
     env.close()
@@ -261,6 +260,11 @@ def _check_model(config: DemoConfig) -> None:
         )
     if not isinstance(model, WorldModel):
         raise ConfigError(f"The demo needs a world model; {config.model} is none. Use dreamerv3:size1m.")
+    if not model.decodes:
+        raise ConfigError(
+            f"The demo shows what a model predicts, and {config.model} cannot turn its states into observations. Use "
+            "dreamerv3:size1m, or worldline train and eval."
+        )
 
 
 def _check_folder(config: DemoConfig, out: Path, *, resume: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from worldline.cli import online, runs
-from worldline.cli.options import NumThreads, check_seed, parse, parse_settings, set_num_threads
+from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
 from worldline.errors import ConfigError
 from worldline.training.config import TrainingConfig
 
@@ -67,7 +67,6 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.models.base import num_trained
 
     runs.check_folder(options.out, resume=options.resume)
-    check_seed(options.training.seed)
     set_num_threads(options.num_threads)
     buffer = _open_data(options)
     run = TrainingRun(

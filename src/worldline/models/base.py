@@ -114,6 +114,8 @@ class WorldModel(Model):
     Its states are a family's own class, a `LatentState`.
     """
 
+    decodes: ClassVar[bool] = True  # whether `decode` turns states into observations, or says why it cannot
+
     @abc.abstractmethod
     def encode(self, obs: Obs) -> Any:
         """Return the state after a first observation, `obs [B, *obs]`."""

@@ -38,6 +38,8 @@ class TrainingConfig:
             _check_whole(name, getattr(self, name), at_least=1)
         for name in ("warmup_steps", "seed"):
             _check_whole(name, getattr(self, name), at_least=0)
+        if self.seed >= 1 << 32:
+            raise ConfigError(f"seed must be below 2**32 = {1 << 32}, which every generator takes; got {self.seed}.")
         for name in ("weight_decay", "grad_clip"):
             _check_number(name, getattr(self, name), zero_allowed=True)
         _check_number("learning_rate", self.learning_rate, zero_allowed=False)

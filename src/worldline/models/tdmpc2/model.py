@@ -42,6 +42,7 @@ class TDMPC2(WorldModel):
     """The encoder, the dynamics, the heads, the policy prior and the ensemble of values."""
 
     family: ClassVar[str] = "tdmpc2"
+    decodes: ClassVar[bool] = False
     value_range: Tensor
 
     def __init__(self, config: TDMPC2Config) -> None:
