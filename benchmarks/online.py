@@ -56,7 +56,7 @@ PROTOCOLS = {
         model="dreamerv3:size1m", env="CartPole-v1", options=f"{DREAMERV3} --env-steps 20000", goal=475
     ),
     "cartpole-tdmpc2": Protocol(
-        model="tdmpc2:1m", env="CartPole-v1", options=f"{TDMPC2} {FEW_SEQUENCES} --env-steps 20000", goal=475
+        model="tdmpc2:1m", env="CartPole-v1", options=f"{TDMPC2} {FEW_SEQUENCES} --env-steps 10000", goal=475
     ),
     "pendulum-dreamerv3": Protocol(
         model="dreamerv3:size1m", env="Pendulum-v1", options=f"{DREAMERV3} --env-steps 20000", goal=-200
@@ -64,7 +64,7 @@ PROTOCOLS = {
     "pendulum-tdmpc2": Protocol(
         model="tdmpc2:1m",
         env="Pendulum-v1",
-        options=f"{TDMPC2} --set episodic=false --set plan_samples=128 --set plan_elites=16 --env-steps 20000",
+        options=f"{TDMPC2} --set episodic=false --set plan_samples=128 --set plan_elites=16 --env-steps 10000",
         goal=-200,
     ),
     "dmc-cartpole-balance-tdmpc2": Protocol(
