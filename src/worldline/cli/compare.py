@@ -47,7 +47,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 _TRAINING = {field.name for field in dataclasses.fields(TrainingConfig)} - {"seed", "device"}
 
 # Settings that a comparison may be resumed with other values of: what is done already holds for them, or is done anew.
-_FREE = {"models", "episodes", "eval_seed", "device", "num_threads"}
+# Of settings, those of a run that was begun are checked with the run.
+_FREE = {"models", "settings", "episodes", "eval_seed", "stochastic", "device", "num_threads"}
 
 
 def _described(recipe: Mapping[str, Any]) -> str:
@@ -96,6 +97,8 @@ class CompareConfig:
     """How many whole episodes to evaluate each policy in."""
     eval_seed: int = 1_000_000
     """Evaluation episode i begins with this seed plus i: far from those that worldline collect takes."""
+    stochastic: bool = False
+    """Sample actions instead of taking the most likely ones."""
     device: str = "auto"
     """Where the models are trained: auto, cpu, cuda, mps."""
     num_threads: NumThreads = 1
@@ -198,18 +201,19 @@ def _trainings(config: CompareConfig) -> dict[str, tuple[dict[str, Any], Trainin
     names = [f"{family.name}:{size}" for family, size in map(registry.resolve, config.models)]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--models takes one or more models, each once; got {' '.join(names) or 'none'}.")
-    targets = dict.fromkeys([*names, *(name.partition(":")[0] for name in names)])
-    given: dict[str, dict[str, Any]] = {target: {} for target in targets}
+    given: dict[str, dict[str, Any]] = {}
     for key, value in parse_settings(config.settings).items():
         target, dot, setting = key.partition(".")
-        if not dot or target not in given:
+        # A family that is not compared now may have been, and may be again
+        if not dot or target.partition(":")[0] not in registry.families():
             raise ConfigError(
-                f"--set takes FAMILY.KEY=VALUE, with a family of --models; got {key!r}. {nearest(target, given)}"
+                f"--set takes FAMILY.KEY=VALUE, such as bc.units=64; got {key!r}. "
+                f"{nearest(target, registry.families())}"
             )
-        given[target][setting] = value
+        given.setdefault(target, {})[setting] = value
     found = {}
     for name in names:
-        values = {**given[name.partition(":")[0]], **given[name]}
+        values = {**given.get(name.partition(":")[0], {}), **given.get(name, {})}
         training = {key: value for key, value in values.items() if key in _TRAINING}
         model = {key: value for key, value in values.items() if key not in _TRAINING}
         found[name] = (model, training_of(config, name, training))
@@ -261,7 +265,7 @@ def _contest(config: CompareConfig, run: TrainingRun, buffer: ReplayBuffer) -> C
         model,
         num_episodes=config.episodes,
         seed=config.eval_seed,
-        deterministic=True,
+        deterministic=not config.stochastic,
         label=f"Evaluating {run.model}",
         env_settings=parse_env_settings(config.env_settings),
     )
@@ -282,6 +286,7 @@ def _measured_with(config: CompareConfig, run: TrainingRun) -> dict[str, Any]:
         "env_settings": list(config.env_settings),
         "episodes": config.episodes,
         "eval_seed": config.eval_seed,
+        "stochastic": config.stochastic,
         "total_steps": run.training.total_steps,
     }
 
@@ -312,7 +317,7 @@ def _random(config: CompareConfig, buffer: ReplayBuffer) -> EvaluationResult:
         RandomPolicy(buffer.spec),
         num_episodes=config.episodes,
         seed=config.eval_seed,
-        deterministic=True,
+        deterministic=not config.stochastic,
         label=f"Evaluating {RANDOM}",
         env_settings=parse_env_settings(config.env_settings),
     )
@@ -366,10 +371,16 @@ def _parse(arguments: Sequence[str]) -> CompareOptions:
         asked = parse(CompareOptions, arguments, command="compare", description=_DESCRIPTION, default=default)
         config = dataclasses.replace(
             asked.config,
-            settings=given.settings or saved.settings,
+            settings=_merged(saved.settings, given.settings),
             env_settings=given.env_settings or saved.env_settings,
         )
         options = dataclasses.replace(asked, resume=True, config=config)
     if options.config.data is None or not options.config.env:
         raise ConfigError("Give the data file with --data FILE, and the environment to evaluate in with --env ENV.")
     return options
+
+
+def _merged(saved: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Return the settings that were saved, but for those of the same keys that are given."""
+    parse_settings(given)  # refuses a key that is given twice
+    return tuple({pair.partition("=")[0]: pair for pair in (*saved, *given)}.values())

@@ -150,11 +150,12 @@ def _returns_section(comparison: Comparison) -> Section:
     if comparison.failures:
         tables.append(Table(title="Failed", header=("Model", "Why"), rows=list(comparison.failures.items())))
     measured = _measured(comparison)
+    chosen = "samples its actions" if config.stochastic else "takes its likeliest actions"
     lines = {name: result.returns for name, result in measured.items() if name != _DATA}
     return Section(
         title="Return in the environment",
         text=(
-            f"{config.episodes} episodes each, from the same initial states; each policy takes its likeliest actions. "
+            f"{config.episodes} episodes each, from the same initial states; each policy {chosen}. "
             f"The interval is that of the mean, by Student's t. The line of {_DATA} is about the recorded episodes."
         ),
         figures=[returns_by_rank(lines, num_coloured=len(comparison.contestants))],

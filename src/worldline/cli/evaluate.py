@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from worldline.evaluation.rollout import EvaluationResult
     from worldline.protocols import Policy
 
+_MAX_NAME = 24  # letters of a policy's name that a table has room for in one line
+
 _DESCRIPTION = """\
 Run a trained model in an environment and hold it against random actions.
 
@@ -134,9 +136,11 @@ def returns_table(title: str, measured: Mapping[str, EvaluationResult]) -> Table
     from rich.table import Table
 
     table = Table(title=title)
-    table.add_column("policy", overflow="fold")
+    # A narrow terminal breaks headers before names and intervals.
+    longest = max(map(len, measured), default=0)
+    table.add_column("policy", overflow="fold", no_wrap=longest <= _MAX_NAME)
     for name in ("mean return", "std", "95% interval", "min", "max", "mean length"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=name == "95% interval")
     for name, result in measured.items():
         table.add_row(name, *returns_row(result))
     return table
