@@ -19,7 +19,7 @@ from worldline.models.dreamerv3 import SIZES, DreamerV3Config
 DOCS = Path(__file__).parents[1] / "docs"
 
 # Per document, how many Python blocks it has: a parser that finds fewer has lost some.
-PYTHON = {"data.md": 1, "envs.md": 2, "models.md": 7, "tdmpc2.md": 2, "training.md": 4}
+PYTHON = {"data.md": 1, "envs.md": 2, "models.md": 8, "tdmpc2.md": 2, "training.md": 4}
 
 SHRINK = [
     (r"total_steps=[\d_]+", "total_steps=2, batch_size=2, sequence_length=8"),
@@ -33,6 +33,7 @@ TINY = [
     for part in ("--set", pair)
 ]
 ONLINE = ["--seed-steps", "50", "--eval-episodes", "0", "--batch-size", "2", "--sequence-length", "8"]
+COMPARE = ["--set", "tdmpc2.units=8", "--set", "tdmpc2.batch_size=2", "--episodes", "2"]
 
 
 @pytest.mark.filterwarnings("ignore:Nothing to train")
@@ -57,7 +58,7 @@ def test_commands_do_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     commands = console_commands(text)
-    assert len(commands) == 13
+    assert len(commands) == 15
     for arguments, shown in commands:
         if arguments[0] == "demo":  # has a test of its own
             continue
@@ -65,6 +66,9 @@ def test_commands_do_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         if "--env-steps" in arguments:
             arguments[arguments.index("--env-steps") + 1] = "60"
             more = [*more, *ONLINE]
+        if arguments[0] == "compare" and "--resume" not in arguments:
+            arguments[arguments.index("--total-steps") + 1] = "2"
+            more = [*(part if part == "--set" else f"dreamerv3.{part}" for part in TINY), *COMPARE]
         status = main([*arguments, *more])
         printed = capsys.readouterr()
         assert status == (2 if shown.startswith("error:") else 0), (arguments, printed.err)

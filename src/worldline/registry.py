@@ -49,6 +49,16 @@ FAMILIES: tuple[Family, ...] = (
         aliases=("tdmpc", "td-mpc2"),
         size_aliases=(("tiny", "1m"), ("small", "5m"), ("medium", "48m"), ("large", "317m")),
     ),
+    Family(
+        name="bc",
+        module="worldline.models.bc",
+        model="BC",
+        config="BCConfig",
+        default_size="small",
+        description="Behaviour cloning: the policy that makes the actions of the data most likely. A yardstick.",
+        aliases=("behaviour-cloning", "behavior-cloning"),
+        size_aliases=(("medium", "base"),),
+    ),
 )
 
 

@@ -37,6 +37,15 @@ def test_returns_are_sorted():
     assert (chart.series[1].color, chart.series[1].is_dashed) == ("muted", True)
 
 
+def test_policies_that_compete_have_colours():
+    (chart,) = returns_by_rank({"a": [1], "b": [2], "random": [0]}, num_coloured=2).charts
+    assert [(line.color, line.is_dashed) for line in chart.series] == [
+        ("accent", False),
+        ("second", False),
+        ("muted", True),
+    ]
+
+
 def test_open_loop_curves_begin_at_one_step_on_a_log_axis():
     raw, normalised = open_loop_curves([1, 2], [3, 4], model_normalised=[5, 6], copy_normalised=[7, 8]).charts
     assert (raw.series[0].x, raw.series[0].y, raw.series[1].y) == ([1, 2], [1, 2], [3, 4])

@@ -14,8 +14,12 @@ from worldline.cli.collect import RANDOM, open_policy
 from worldline.cli.options import EnvSettings, NumThreads, check_seed, parse, parse_env_settings, set_num_threads
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from worldline.evaluation.rollout import EvaluationResult
     from worldline.protocols import Policy
+
+_MAX_NAME = 24  # letters of a policy's name that a table has room for in one line
 
 _DESCRIPTION = """\
 Run a trained model in an environment and hold it against random actions.
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps(_as_json(options, measured), indent=2))
     else:
-        results.print(_as_table(options, measured))
+        results.print(returns_table(f"{options.env}, {options.episodes} episodes", measured))
 
 
 def evaluate(
@@ -127,22 +131,29 @@ def _as_json(options: EvalOptions, measured: dict[str, EvaluationResult]) -> dic
     }
 
 
-def _as_table(options: EvalOptions, measured: dict[str, EvaluationResult]) -> Any:
+def returns_table(title: str, measured: Mapping[str, EvaluationResult]) -> Table:
+    """Return the table of what each policy achieved."""
     from rich.table import Table
 
-    table = Table(title=f"{options.env}, {options.episodes} episodes")
-    table.add_column("policy", overflow="fold")
+    table = Table(title=title)
+    # A narrow terminal breaks headers before names and intervals.
+    longest = max(map(len, measured), default=0)
+    table.add_column("policy", overflow="fold", no_wrap=longest <= _MAX_NAME)
     for name in ("mean return", "std", "95% interval", "min", "max", "mean length"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=name == "95% interval")
     for name, result in measured.items():
-        interval = interval_or_none(result)
-        table.add_row(
-            name,
-            f"{result.mean:.1f}",
-            f"{result.std:.1f}",
-            f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "-",
-            f"{min(result.returns):.1f}",
-            f"{max(result.returns):.1f}",
-            f"{sum(result.lengths) / len(result.lengths):.1f}",
-        )
+        table.add_row(name, *returns_row(result))
     return table
+
+
+def returns_row(result: EvaluationResult) -> list[str]:
+    """Return a line of a table of returns, as text: mean, deviation, interval, least, most, mean length."""
+    interval = interval_or_none(result)
+    return [
+        f"{result.mean:.1f}",
+        f"{result.std:.1f}",
+        f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "-",
+        f"{min(result.returns):.1f}",
+        f"{max(result.returns):.1f}",
+        f"{sum(result.lengths) / len(result.lengths):.1f}",
+    ]

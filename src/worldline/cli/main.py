@@ -30,6 +30,7 @@ COMMANDS = {
     "collect": Command(module="collect", summary="Record episodes of an environment into a data file."),
     "train": Command(module="train", summary="Train a model on a data file, or online in an environment."),
     "eval": Command(module="evaluate", summary="Run a trained model in an environment."),
+    "compare": Command(module="compare", summary="Train several models on one data file and hold them side by side."),
     "inspect": Command(
         module="inspect", summary="Show what is in a data file, a run, a saved model, or the model list."
     ),
@@ -41,6 +42,7 @@ Examples:
   worldline collect CartPole-v1 --episodes 500 --out cartpole.npz
   worldline train dreamerv3:size1m --data cartpole.npz --out runs/cartpole --total-steps 1000
   worldline eval runs/cartpole --env CartPole-v1 --episodes 20
+  worldline compare --data cartpole.npz --env CartPole-v1 --out runs/compare
   worldline inspect runs/cartpole
 
 `worldline COMMAND --help` lists the options of a command."""
@@ -138,7 +140,7 @@ def _tell(text: str, *, style: str) -> None:
 
 def _interrupted(arguments: Sequence[str], status: int) -> int:
     message = "Interrupted."
-    if arguments[0] in ("train", "demo"):
+    if arguments[0] in ("train", "demo", "compare"):
         again = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
         program = "worldline" if shutil.which("worldline") else sys.argv[0]
         message = f"Interrupted. Go on where it stopped with: {program} {shlex.join(again)}"

@@ -12,6 +12,7 @@ from worldline.report.svg import LineChart, Series
 
 _NOT_LOSSES = {"step", "learning_rate", "steps_per_second", "data_wait"}
 _MAX_CURVES = 24
+_COLORS = ("accent", "second", "third", "true")
 _SMALL: dict[str, Any] = {"width": 260, "height": 170}
 
 
@@ -32,15 +33,20 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     return Figure(charts=charts, caption=f"Each point is one logged step.{note}")
 
 
-def returns_by_rank(groups: Mapping[str, Sequence[float]]) -> Figure:
-    """Return the episodes' returns of each group (policy), sorted from worst to best; the first is coloured."""
+def returns_by_rank(groups: Mapping[str, Sequence[float]], *, num_coloured: int = 1) -> Figure:
+    """Return the episodes' returns of each group (policy), sorted from worst to best.
+
+    Args:
+        groups: Returns by the policy's name.
+        num_coloured: How many of them, from the first, have colours; the others are yardsticks, grey and dashed.
+    """
     series = [
         Series(
             name=name,
             x=list(range(1, len(returns) + 1)),
             y=sorted(returns),
-            color="accent" if index == 0 else "muted",
-            is_dashed=index > 0,
+            color=_COLORS[index % len(_COLORS)] if index < num_coloured else "muted",
+            is_dashed=index >= num_coloured,
         )
         for index, (name, returns) in enumerate(groups.items())
     ]

@@ -23,7 +23,7 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    color: str = "accent"  # a class of the page: accent, muted or true
+    color: str = "accent"  # a class of the page: accent, second, third, muted or true
     is_dashed: bool = False
 
     def __post_init__(self) -> None:

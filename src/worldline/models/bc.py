@@ -1,0 +1,172 @@
+"""Behaviour cloning (Pomerleau: "ALVINN: An Autonomous Land Vehicle in a Neural Network", NeurIPS 1989).
+
+The policy that makes the actions of the data most likely: supervised learning from observation to action. It knows no
+rewards and no future, so it is as good as whoever recorded the data, at best; that makes it the yardstick of whatever
+learns more from the same file. What is minimised is -log p(action | observation), in nats, over all real steps:
+
+- discrete actions: the cross-entropy of a categorical; of several, the sum over those of each action
+- continuous actions: the negative log-density of independent normals, whose mean is a tanh of the network's output and
+  whose deviations are one number for each action, whatever is observed
+
+ALVINN smooths its targets over neighbouring steering angles, which choices in general do not have: here they are
+one-hot. Observations pass a symmetric logarithm, so that their units matter little and nothing is fitted to the data
+beforehand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldline.batch import Batch, Obs
+from worldline.episode import ObsShape, is_image
+from worldline.errors import ConfigError, DataError
+from worldline.mode import evaluating
+from worldline.models.base import Model
+from worldline.models.observations import blank, check_shapes, named_obs, shapes_by_name
+from worldline.nn.normed import NormedMLP
+from worldline.ops.distributions import categorical_sample, normal_log_prob
+from worldline.ops.masking import masked_mean
+from worldline.ops.twohot import symlog
+
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {"units": 256, "layers": 2},
+    "base": {"units": 512, "layers": 3},
+}
+
+_BOUNDS: dict[str, tuple[float, float]] = {"units": (1, 1 << 16), "layers": (1, 64), "min_std": (1e-6, 1.0)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BCConfig:
+    """Settings of behaviour cloning; the defaults are those of size small."""
+
+    obs_shape: ObsShape  # of one observation, or by name; vectors or matrices, no images
+    action_dim: int  # A, the width of an action row
+    action_type: Literal["discrete", "multi_discrete", "continuous"] = "discrete"
+    action_sizes: tuple[int, ...] = ()  # choices of each action of a multi-discrete space; they sum to A
+    units: int = 256
+    layers: int = 2  # hidden ones
+    min_std: float = 0.01  # of continuous actions, in their range of [-1, 1]: data may be without any noise
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be between {low} and {high}; got {getattr(self, name)}.")
+        if images := {name: shape for name, shape in self.obs_shapes.items() if is_image(shape)}:
+            raise ConfigError(
+                f"Behaviour cloning (bc) reads vectors, not images; got {images}. Use dreamerv3 or tdmpc2, which learn "
+                "from images, or record the environment's state instead."
+            )
+        check_shapes(self.obs_shapes, {})
+        self._check_actions()
+
+    def _check_actions(self) -> None:
+        if self.action_dim < 1:
+            raise ConfigError(f"action_dim must be at least 1; got {self.action_dim}.")
+        if self.action_type == "multi_discrete" and sum(self.action_sizes) != self.action_dim:
+            raise ConfigError(
+                f"action_sizes must sum to action_dim={self.action_dim} where actions are multi-discrete; "
+                f"got {self.action_sizes}, which sums to {sum(self.action_sizes)}."
+            )
+        if self.choices and (max(self.choices) < 2 or min(self.choices) < 1):
+            raise ConfigError(
+                f"A discrete action needs at least 2 choices; got {self.choices}. For {self.action_dim} continuous "
+                'numbers say action_type="continuous".'
+            )
+
+    @property
+    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every observation's shape by name, sorted; a nameless one is called "obs"."""
+        return shapes_by_name(self.obs_shape)
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The number of choices of each discrete action; empty where actions are continuous."""
+        if self.action_type == "discrete":
+            return (self.action_dim,)
+        return self.action_sizes if self.action_type == "multi_discrete" else ()
+
+
+class BC(Model):
+    """A network from observations to a distribution of actions; it remembers nothing of earlier observations."""
+
+    family: ClassVar[str] = "bc"
+
+    def __init__(self, config: BCConfig) -> None:
+        super().__init__(config)
+        self.config: BCConfig = config
+        in_features = sum(math.prod(shape) for shape in config.obs_shapes.values())
+        self.net = NormedMLP(in_features, config.units, config.layers + 1, config.action_dim)
+        # Softplus of it, above `min_std`, is the deviation of each action
+        self.raw_std = None if config.choices else nn.Parameter(torch.zeros(config.action_dim))
+
+    def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return "loss" in nats, and "accuracy" of the likeliest choices or "absolute_error" of the mean actions.
+
+        Raises:
+            DataError: Observations or actions do not have the shapes that the model was built for.
+        """
+        if batch.actions.shape[-1] != self.config.action_dim:
+            raise DataError(
+                f"The model was built for actions of {self.config.action_dim} numbers; the batch has "
+                f"{batch.actions.shape[-1]}. Build it with action_dim={batch.actions.shape[-1]}."
+            )
+        obs = named_obs(batch.obs, self.config.obs_shapes, leading=2)
+        params = self._params({name: blank(value, batch.obs_mask) for name, value in obs.items()}, leading=2)
+        actions = blank(batch.actions, batch.step_mask).float()  # [B, T, A]
+        modes = self._modes(params)
+        if self.config.choices:
+            # The product of two one-hot rows is 1 for every action of which the choice is the same.
+            name, metric = "accuracy", (modes * actions).sum(-1) / len(self.config.choices)
+        else:
+            name, metric = "absolute_error", (modes - actions).abs().mean(-1)
+        loss = masked_mean(-self._log_prob(params, actions), batch.step_mask)
+        return {"loss": loss, name: masked_mean(metric, batch.step_mask).detach()}
+
+    @torch.no_grad()
+    def act(
+        self, obs: Obs, state: None = None, *, is_first: Tensor | None = None, deterministic: bool = False
+    ) -> tuple[Tensor, None]:
+        """Choose actions `[N, A]` for N environments; see `protocols.Policy`."""
+        with evaluating(self):
+            params = self._params(named_obs(obs, self.config.obs_shapes, leading=1), leading=1)
+            return (self._modes(params) if deterministic else self._sample(params)), None
+
+    def _params(self, obs: dict[str, Tensor], *, leading: int) -> Tensor:
+        """Return the logits, or the mean before the tanh, `[..., A]` of observations `[..., *obs]`."""
+        device = next(self.parameters()).device
+        flat = [value.to(device).float().flatten(leading) for value in obs.values()]  # each [..., D]
+        params: Tensor = self.net(symlog(torch.cat(flat, -1)))
+        return params
+
+    def _log_prob(self, params: Tensor, actions: Tensor) -> Tensor:
+        """Return the log-probability (density, where continuous) of `actions [..., A]`, `[...]` in nats."""
+        if not self.config.choices:
+            return normal_log_prob(actions, torch.tanh(params), self._std()).sum(-1)
+        logits = params.split(self.config.choices, -1)
+        return (torch.cat([F.log_softmax(part, -1) for part in logits], -1) * actions).sum(-1)
+
+    def _modes(self, params: Tensor) -> Tensor:
+        """Return the likeliest actions `[..., A]`, one-hot where discrete."""
+        if not self.config.choices:
+            return torch.tanh(params)
+        return torch.cat([categorical_sample(part, None) for part in params.split(self.config.choices, -1)], -1)
+
+    def _sample(self, params: Tensor) -> Tensor:
+        """Draw actions `[..., A]`, within [-1, 1] where continuous."""
+        if not self.config.choices:
+            noise = torch.randn_like(params)
+            return (torch.tanh(params) + self._std() * noise).clamp(-1.0, 1.0)
+        parts = [torch.softmax(part, -1) for part in params.split(self.config.choices, -1)]
+        return torch.cat([categorical_sample(part, torch.rand_like(part[..., 0])) for part in parts], -1)
+
+    def _std(self) -> Tensor:
+        """Return the deviation of each continuous action, `[A]`."""
+        assert self.raw_std is not None
+        return self.config.min_std + F.softplus(self.raw_std)
