@@ -18,19 +18,19 @@ from worldline import seeding
 from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
 from worldline.device import resolve_device
-from worldline.errors import ConfigError, DataError, NonFiniteError
+from worldline.errors import DataError, NonFiniteError
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
-from worldline.protocols import Trainable
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
 from worldline.training.checkpoint import Checkpoint, load_checkpoint
 from worldline.training.config import TrainingConfig, free_settings, learning_rate_at
-from worldline.training.finite import FiniteCheck, NonFiniteStep, RngState, save_offending_batch
+from worldline.training.finite import NonFiniteStep, RngState, save_offending_batch
 from worldline.training.interrupts import Interrupts
 from worldline.training.metrics import to_floats
-from worldline.training.optim import Optimizer, build_optimizer
+from worldline.training.optim import Optimizer
 from worldline.training.source import Data, Source, open_source
+from worldline.training.update import Updater
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,9 +57,9 @@ class Trainer(Generic[ModelT]):
     """
 
     def __init__(self, model: ModelT, config: TrainingConfig | None = None, callbacks: Iterable[Callback] = ()) -> None:
-        self._trainable = _check_trainable(model)
         self.config = config or TrainingConfig()
         self.device = torch.device(resolve_device(self.config.device))
+        self._updater = Updater(model, self.config, self.device)
         self.model = model.to(self.device)
         self.callbacks: list[Callback] = []
         self.step = 0
@@ -68,12 +68,9 @@ class Trainer(Generic[ModelT]):
         self.stop_reason: str | None = None
         self.last_checkpoint: Path | None = None
         self.data_seconds = 0.0
-        self._optimizer: Optimizer | None = None
         self._source: Source | None = None
         self._console: Console | None = None
         self._latest: tuple[int, Batch | None] = (0, None)
-        # On the CPU the loss is there when the step returns; elsewhere looking at it would stall the device.
-        self._finite = FiniteCheck(1 if self.device.type == "cpu" else self.config.log_interval)
         for callback in callbacks:
             self.add_callback(callback)
 
@@ -94,14 +91,7 @@ class Trainer(Generic[ModelT]):
     @property
     def optimizer(self) -> Optimizer:
         """The optimiser, built when it is first needed."""
-        if self._optimizer is None:
-            self._optimizer = build_optimizer(
-                self.model,
-                self._trainable.param_groups(),
-                weight_decay=self.config.weight_decay,
-                grad_clip=self.config.grad_clip,
-            )
-        return self._optimizer
+        return self._updater.optimizer
 
     @property
     def console(self) -> Console:
@@ -141,8 +131,7 @@ class Trainer(Generic[ModelT]):
                 self._loop(rng, interrupts)
             finally:
                 self.model.eval()
-                if self._optimizer is not None:
-                    self._optimizer.release()
+                self._updater.release()
         if interrupts.received is not None:
             self._leave(interrupts.received)
         return self.model
@@ -157,7 +146,7 @@ class Trainer(Generic[ModelT]):
         totals: dict[str, Tensor] = {}
         with measuring(self.model, seed=self.config.seed):
             for step in range(num_batches):
-                for name, value in self._compute_loss(source.batch(step)).items():
+                for name, value in self._updater.compute_loss(source.batch(step)).items():
                     totals[name] = totals[name] + value if name in totals else value
         metrics = {name: total / num_batches for name, total in to_floats(totals).items()}
         self.record_evaluation(metrics)
@@ -174,12 +163,8 @@ class Trainer(Generic[ModelT]):
         Raises:
             NonFiniteError: The weights are not finite, so they are not worth keeping.
         """
-        self._finite.check()
-        if not self.optimizer.is_finite():
-            raise NonFiniteError(
-                f"The weights are not finite after step {self.step}, so they are not saved. "
-                "Resume from the last checkpoint with a lower learning_rate or grad_clip."
-            )
+        self._updater.check()
+        self._updater.check_weights(self.step)
         return Checkpoint(
             step=self.step,
             config={**to_dict(self.config), "device": str(self.device)},  # what "auto" meant
@@ -259,36 +244,15 @@ class Trainer(Generic[ModelT]):
             batch = source.batch(self.step)
             self.data_seconds += time.perf_counter() - started
             self._latest = (step, batch)
-            losses = self._update(step, batch)
+            losses = self._updater.step(step, batch)
             self.step = step
             for callback in self.callbacks:
                 callback.on_step_end(step, losses)
-        self._finite.check()
+        self._updater.check()
         if interrupts.received is not None:
             self.status = "interrupted"
         else:
             self.status = "finished" if self.stop_reason is None else "stopped"
-
-    def _update(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        """Do one optimiser step and return its detached losses."""
-        rng = seeding.rng_state()
-        optimizer = self.optimizer
-        optimizer.zero_grad()
-        losses = self._compute_loss(batch)
-        torch.autograd.backward(losses["loss"])
-        norms = optimizer.measure()
-        metrics = {name: value.detach() for name, value in losses.items()}
-        metrics["grad_norm"] = norms.total
-        self._finite.add(step, rng, metrics["loss"], norms.total)
-        optimizer.step(learning_rate_at(self.config, step), norms)
-        self._trainable.after_update()
-        return metrics
-
-    def _compute_loss(self, batch: Batch) -> dict[str, Tensor]:
-        if self.config.precision == "fp32":
-            return self._trainable.compute_loss(batch)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            return self._trainable.compute_loss(batch)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._warn_of_changes(checkpoint.config)
@@ -379,14 +343,3 @@ def train(
     config = from_dict(TrainingConfig, settings)
     trainer = Trainer(model, config, [ProgressCallback()] if callbacks is None else callbacks)
     return trainer.train(data, resume_from=resume_from)
-
-
-def _check_trainable(model: nn.Module) -> Trainable:
-    if isinstance(model, nn.Module) and isinstance(model, Trainable):
-        return model
-    needed = ("compute_loss", "param_groups", "after_update")
-    missing = [name for name in needed if name not in dir(model)]
-    raise ConfigError(
-        f"A trainable model is a torch.nn.Module with {', '.join(needed)}; {type(model).__name__} "
-        f"{'lacks ' + ', '.join(missing) if missing else 'is none'}. Subclass worldline.models.base.Model."
-    )

@@ -1,0 +1,105 @@
+"""One optimiser step: losses, gradients, clipping, parameters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldline import seeding
+from worldline.batch import Batch
+from worldline.errors import ConfigError, NonFiniteError
+from worldline.protocols import Trainable
+from worldline.training.config import TrainingConfig, learning_rate_at
+from worldline.training.finite import FiniteCheck
+from worldline.training.optim import Optimizer, build_optimizer
+
+
+class Updater:
+    """Computes the losses of a model that is on its device, and updates its parameters.
+
+    Raises:
+        ConfigError: The model is not trainable.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device) -> None:
+        self._trainable = _check_trainable(model)
+        self._model = model
+        self._config = config
+        self._device = device
+        self._optimizer: Optimizer | None = None
+        # On the CPU the loss is there when the step returns; elsewhere looking at it would stall the device.
+        self._finite = FiniteCheck(1 if device.type == "cpu" else config.log_interval)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimiser, built when it is first needed."""
+        if self._optimizer is None:
+            self._optimizer = build_optimizer(
+                self._model,
+                self._trainable.param_groups(),
+                weight_decay=self._config.weight_decay,
+                grad_clip=self._config.grad_clip,
+            )
+        return self._optimizer
+
+    def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Do the optimiser step `step`, counted from 1, and return its detached losses and "grad_norm".
+
+        Raises:
+            NonFiniteStep: A loss or gradient of this or an earlier step was NaN or infinite.
+        """
+        rng = seeding.rng_state()
+        optimizer = self.optimizer
+        optimizer.zero_grad()
+        losses = self.compute_loss(batch)
+        torch.autograd.backward(losses["loss"])
+        norms = optimizer.measure()
+        metrics = {name: value.detach() for name, value in losses.items()}
+        metrics["grad_norm"] = norms.total
+        self._finite.add(step, rng, metrics["loss"], norms.total)
+        optimizer.step(learning_rate_at(self._config, step), norms)
+        self._trainable.after_update()
+        return metrics
+
+    def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of `batch` at the configured precision."""
+        if self._config.precision == "fp32":
+            return self._trainable.compute_loss(batch)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16):
+            return self._trainable.compute_loss(batch)
+
+    def check(self) -> None:
+        """Look at the losses of all steps so far.
+
+        Raises:
+            NonFiniteStep: One of them was NaN or infinite.
+        """
+        self._finite.check()
+
+    def check_weights(self, step: int) -> None:
+        """Check that all weights are finite after `step`. Waits for the device.
+
+        Raises:
+            NonFiniteError: They are not, so they are not worth keeping.
+        """
+        if not self.optimizer.is_finite():
+            raise NonFiniteError(
+                f"The weights are not finite after step {step}, so they are not saved. "
+                "Resume from the last checkpoint with a lower learning_rate or grad_clip."
+            )
+
+    def release(self) -> None:
+        """Give the parameters memory of their own, if the optimiser has it."""
+        if self._optimizer is not None:
+            self._optimizer.release()
+
+
+def _check_trainable(model: nn.Module) -> Trainable:
+    if isinstance(model, nn.Module) and isinstance(model, Trainable):
+        return model
+    needed = ("compute_loss", "param_groups", "after_update")
+    missing = [name for name in needed if name not in dir(model)]
+    raise ConfigError(
+        f"A trainable model is a torch.nn.Module with {', '.join(needed)}; {type(model).__name__} "
+        f"{'lacks ' + ', '.join(missing) if missing else 'is none'}. Subclass worldline.models.base.Model."
+    )
