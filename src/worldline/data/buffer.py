@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldline.batch import Batch, BatchRequest
+from worldline.batch import Batch, BatchRequest, share
 from worldline.data.block import EpisodeBlock
 from worldline.data.encode import (
     convert,
@@ -86,6 +86,7 @@ class ReplayBuffer:
         self._windows: dict[int, Windows] = {}
         self._seed = 0
         self._step = 0
+        self._rank, self._num_ranks = 0, 1
 
     def __len__(self) -> int:
         return self.num_transitions
@@ -205,19 +206,27 @@ class ReplayBuffer:
             batch_size, seq_len, device = request.batch_size, request.seq_len, request.device
         windows = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len)
         drawn = windows.draw(positive("batch_size", batch_size), seed=self._seed, step=self._step)
+        if self._num_ranks > 1:
+            drawn = drawn[share(batch_size, self._rank, self._num_ranks)]
         batch = self._batch(windows.gather(drawn), device)
         self._step += 1
         return batch
 
-    def seek(self, *, seed: int, step: int) -> None:
+    def seek(self, *, seed: int, step: int, rank: int = 0, num_ranks: int = 1) -> None:
         """Make the next `sample` the one of `step` (0-based) under `seed`. A new buffer stands at seed 0, step 0.
 
+        Of several processes, each gets its share of the windows that one alone would get: `batch.share` of them.
+
         Raises:
-            ConfigError: One of them is negative.
+            ConfigError: One of them is negative, or there is no such process.
         """
-        if seed < 0 or step < 0:
-            raise ConfigError(f"seek got seed {seed} and step {step}; expected numbers from 0 on.")
+        if seed < 0 or step < 0 or not 0 <= rank < num_ranks:
+            raise ConfigError(
+                f"seek got seed {seed}, step {step}, rank {rank} of {num_ranks}; expected numbers from 0 on and a rank "
+                "below num_ranks."
+            )
         self._seed, self._step = int(seed), int(step)
+        self._rank, self._num_ranks = int(rank), int(num_ranks)
 
     def episodes(self) -> Iterator[Episode]:
         """Return an iterator over copies of the episodes, oldest first, with actions as they are stored."""

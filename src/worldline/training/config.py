@@ -31,6 +31,7 @@ class TrainingConfig:
     save_interval: int = 10_000  # steps between two checkpoints
     device: str = "auto"  # "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps"
     seed: int = 42  # of the data order and of torch's default generators
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes: each has the whole model, or a part of it
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the loss is computed under torch.autocast, weights stay float32
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class TrainingConfig:
             raise ConfigError(f"final_rate is a fraction of the peak, at most 1; got {self.final_rate!r}.")
         if self.schedule not in ("constant", "linear", "cosine"):
             raise ConfigError(f"schedule must be 'constant', 'linear' or 'cosine'; got {self.schedule!r}.")
+        if self.strategy not in ("ddp", "fsdp"):
+            raise ConfigError(f"strategy must be 'ddp' or 'fsdp'; got {self.strategy!r}.")
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"precision must be 'fp32' or 'bf16'; got {self.precision!r}.")
         if not isinstance(self.device, str) or not self.device:
@@ -60,7 +63,7 @@ def free_settings(config: TrainingConfig) -> frozenset[str]:
     They change no number, except that another kind of device rounds differently. `total_steps` is one of them where the
     schedule is constant; a falling learning rate depends on where it ends.
     """
-    free = {"log_interval", "eval_interval", "save_interval", "device"}
+    free = {"log_interval", "eval_interval", "save_interval", "device", "strategy"}
     return frozenset(free | {"total_steps"} if config.schedule == "constant" else free)
 
 

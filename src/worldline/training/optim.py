@@ -14,62 +14,22 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from worldline.errors import ConfigError, DataError
 from worldline.protocols import ParamGroup
+from worldline.training.flat import FlatParameters
 
-_ALIGNMENT_BYTES = 64  # a cache line, and the widest vector register
 _CPU_CHUNK = 1 << 17  # elements per pass of LaProp: values, gradients and moments of a chunk stay in the cache
 _AGC_MIN_NORM = 1e-3  # parameters below this norm are clipped as if they had it, so that zeros can grow
 
 
-class FlatParameters:
-    """The parameters of a group as views of one buffer, their gradients as views of another.
-
-    Building one moves the parameters in; `release` moves them out.
-    """
-
-    def __init__(self, params: Sequence[nn.Parameter]) -> None:
-        self.params = tuple(params)
-        first = self.params[0]
-        self._slots, self.size = _layout(self.params)
-        self.values = torch.zeros(self.size, dtype=first.dtype, device=first.device)  # [size], padding stays zero
-        self.grads = torch.zeros_like(self.values)  # [size]
-        self.value_views = self.views(self.values)
-        self.grad_views = self.views(self.grads)
-        for param, value, grad in zip(self.params, self.value_views, self.grad_views, strict=True):
-            value.copy_(param.detach())
-            param.data = value
-            param.grad = grad
-
-    def views(self, flat: Tensor) -> list[Tensor]:
-        """Return the views of a buffer `flat [size]` that are shaped (and strided) as the parameters."""
-        return [torch.as_strided(flat, shape, strides, offset) for shape, strides, offset in self._slots]
-
-    def collect(self) -> None:
-        """Bring gradients that somebody replaced (or set to None) back into the buffer."""
-        for param, view in zip(self.params, self.grad_views, strict=True):
-            grad = param.grad
-            if grad is view:
-                continue
-            if grad is None:
-                view.zero_()
-            else:
-                view.copy_(grad)
-            param.grad = view
-
-    def release(self) -> None:
-        """Give every parameter memory of its own again, and drop the gradients."""
-        for param, view in zip(self.params, self.value_views, strict=True):
-            # A parameter that was moved meanwhile (model.to) has memory of its own, and newer values than the buffer.
-            if param.data_ptr() == view.data_ptr():
-                param.data = view.clone()
-            param.grad = None
+# From the norms of what this process has of some tensors to those of the whole tensors.
+WholeNorms: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +46,11 @@ class FlatGroup(abc.ABC):
 
     state_names: ClassVar[tuple[str, ...]]
 
-    def __init__(self, settings: ParamGroup, names: Sequence[str], *, weight_decay: float) -> None:
+    def __init__(
+        self, settings: ParamGroup, names: Sequence[str], *, weight_decay: float, whole_norms: WholeNorms | None = None
+    ) -> None:
         self.settings = settings
+        self.whole_norms = whole_norms
         self.names = tuple(names)
         self.weight_decay = weight_decay if settings.weight_decay is None else settings.weight_decay
         self.num_updates = 0
@@ -118,8 +81,8 @@ class FlatGroup(abc.ABC):
         """Return the norm of the group's gradients `[]`, and with adaptive clipping also each tensor's `[K]`."""
         self.flat.collect()
         if self.settings.agc == 0:
-            return torch.linalg.vector_norm(self.flat.grads), None
-        norms = torch.stack(torch._foreach_norm(self.flat.grad_views))
+            return self._whole(torch.linalg.vector_norm(self.flat.grads)), None
+        norms = self._whole(torch.stack(torch._foreach_norm(self.flat.grad_views)))
         return torch.linalg.vector_norm(norms), norms
 
     def step(self, learning_rate: float, divisor: Tensor | None, tensor_norms: Tensor | None) -> None:
@@ -135,12 +98,19 @@ class FlatGroup(abc.ABC):
         scale = None if divisor is None else 1 / divisor
         if scale is not None:
             grad_norms = grad_norms * scale
-        value_norms = torch.stack(torch._foreach_norm(self.flat.value_views))
+        value_norms = self._whole(torch.stack(torch._foreach_norm(self.flat.value_views)))
         largest = self.settings.agc * value_norms.clamp_min(_AGC_MIN_NORM)
         factors = 1 / (grad_norms / largest).clamp_min(1.0)  # [K]
         if scale is not None:
             factors = factors * scale
         torch._foreach_mul_(self.flat.grad_views, list(factors.unbind()))
+
+    def is_finite(self) -> bool:
+        """Return whether all values are finite. Waits for the device."""
+        return bool(self._whole(torch.linalg.vector_norm(self.flat.values)).isfinite())
+
+    def _whole(self, norms: Tensor) -> Tensor:
+        return norms if self.whole_norms is None else self.whole_norms(norms)
 
     def named_state(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, view) of the state of every parameter, shaped as the parameter is."""
@@ -292,7 +262,7 @@ class Optimizer:
 
     def is_finite(self) -> bool:
         """Return whether all values are finite. Waits for the device."""
-        return all(bool(torch.linalg.vector_norm(group.flat.values).isfinite()) for group in self.groups)
+        return all(group.is_finite() for group in self.groups)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the moments of every parameter by name, and the update count of every group."""
@@ -334,6 +304,21 @@ def build_optimizer(
         ConfigError: The groups are empty, overlap, mix devices or dtypes, or have settings that cannot be.
     """
     names = {id(param): name for name, param in model.named_parameters()}
+    return Optimizer(build_groups(names, groups, weight_decay=weight_decay), grad_clip=grad_clip)
+
+
+def build_groups(
+    names: Mapping[int, str],
+    groups: Sequence[ParamGroup],
+    *,
+    weight_decay: float,
+    whole_norms: WholeNorms | None = None,
+) -> list[FlatGroup]:
+    """Build the groups of an optimiser; `names` are those of the model's parameters by `id`.
+
+    Raises:
+        ConfigError: See `build_optimizer`.
+    """
     seen: dict[int, str] = {}
     built: list[FlatGroup] = []
     for group in groups:
@@ -343,12 +328,19 @@ def build_optimizer(
             continue
         settings = dataclasses.replace(group, params=trained)
         algorithm = _ALGORITHMS[group.algorithm]
-        built.append(algorithm(settings, [names[id(param)] for param in trained], weight_decay=weight_decay))
+        built.append(
+            algorithm(
+                settings,
+                [names[id(param)] for param in trained],
+                weight_decay=weight_decay,
+                whole_norms=whole_norms,
+            )
+        )
     if not built:
         raise ConfigError("The model has no parameter to train: param_groups() is empty or all of it is frozen.")
     if len({group.settings.name for group in built}) < len(built):
         raise ConfigError("Two parameter groups have the same name. Give each group of param_groups() its own.")
-    return Optimizer(built, grad_clip=grad_clip)
+    return built
 
 
 def _check_group(
@@ -379,15 +371,3 @@ def _check_group(
 def _divisor(norm: Tensor, largest: float) -> Tensor:
     """Return what gradients of norm `norm []` are divided by so that their norm is at most `largest`; at least 1."""
     return (norm / largest).clamp_min(1.0)
-
-
-def _layout(params: Sequence[nn.Parameter]) -> tuple[list[tuple[torch.Size, tuple[int, ...], int]], int]:
-    """Return (shape, strides, offset) of every parameter in a buffer with aligned starts, and the buffer's size."""
-    alignment = _ALIGNMENT_BYTES // params[0].element_size()
-    slots = []
-    size = 0
-    for param in params:
-        strides = torch.empty_like(param, device="meta").stride()  # dense, channels_last kept
-        slots.append((param.shape, strides, size))
-        size += math.ceil(param.numel() / alignment) * alignment
-    return slots, size

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from worldline.batch import Batch, BatchRequest
+from worldline.batch import Batch, BatchRequest, share
 from worldline.errors import ConfigError, DataError
 from worldline.protocols import Sampler, Seekable
 
@@ -26,40 +26,80 @@ Data: TypeAlias = Sampler | RequestSampler | Iterable[Batch]
 
 
 class Source:
-    """The data of one training run or evaluation."""
+    """The data of one training run or evaluation, or one process's share of it."""
 
-    def __init__(self, data: Any, draw: Callable[[], Batch], *, seed: int) -> None:
-        self._seekable: Seekable | None = data if isinstance(data, Seekable) else None
+    def __init__(self, draw: Callable[[], Batch], seek: Callable[[int], None] | None) -> None:
         self._draw = draw
-        self._seed = seed
+        self._seek = seek
 
     @property
     def is_seekable(self) -> bool:
         """Whether the order of batches is a function of (seed, step)."""
-        return self._seekable is not None
+        return self._seek is not None
 
     def batch(self, step: int) -> Batch:
         """Return the batch of the 0-based `step`, on the device; the next one where the data cannot seek.
 
         The position is set every time: whoever else samples the same data in between (an evaluation) changes nothing.
         """
-        if self._seekable is not None:
-            self._seekable.seek(seed=self._seed, step=step)
+        if self._seek is not None:
+            self._seek(step)
         return _checked(self._draw())
 
 
-def open_source(data: Data, *, batch_size: int, sequence_length: int, device: torch.device, seed: int) -> Source:
-    """Return the source of batches that `data` is, decided once by the signature of its `sample`.
+def open_source(
+    data: Data,
+    *,
+    batch_size: int,
+    sequence_length: int,
+    device: torch.device,
+    seed: int,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> Source:
+    """Return the source of batches that `data` is, decided once by the signatures of its `sample` and `seek`.
+
+    Of several processes, each gets its `batch.share` of the windows of every batch.
 
     Raises:
-        ConfigError: `data` is no sampler and no iterable of batches.
+        ConfigError: `data` is no sampler and no iterable of batches, or there are fewer windows than processes.
     """
+    if batch_size < num_ranks:
+        raise ConfigError(
+            f"batch_size is {batch_size}, which {num_ranks} processes cannot share: it is the size of the whole batch. "
+            "Raise it, or start fewer processes."
+        )
+    place: dict[str, Any] = {"rank": rank, "num_ranks": num_ranks} if num_ranks > 1 else {}
     if isinstance(data, Sampler):  # by name only: it is either kind of sampler
         request = BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))
-        return Source(data, _sampling(data.sample, request), seed=seed)
-    if isinstance(data, Iterable):
-        return Source(data, _Cycle(data, device), seed=seed)
-    raise ConfigError(f"{_EXPECTED}; got a {type(data).__name__}.")
+        draw = _sampling(data.sample, request)
+    elif isinstance(data, Iterable):
+        draw = _Cycle(data, device)
+    else:
+        raise ConfigError(f"{_EXPECTED}; got a {type(data).__name__}.")
+    seek: Callable[[int], None] | None = None
+    if isinstance(data, Seekable):
+        divides = _accepts(inspect.signature(data.seek), seed=0, step=0, **place)
+        seek = _seeking(data.seek, seed, place if divides else {})
+        place = {} if divides else place
+    return Source(_cutting(draw, **place) if place else draw, seek)
+
+
+def _seeking(seek: Callable[..., None], seed: int, place: dict[str, int]) -> Callable[[int], None]:
+    return lambda step: seek(seed=seed, step=step, **place)
+
+
+def _cutting(draw: Callable[[], Batch], *, rank: int, num_ranks: int) -> Callable[[], Batch]:
+    """Return what draws whole batches and keeps this process's share of each."""
+
+    def draw_share() -> Batch:
+        batch = _checked(draw())
+        if batch.batch_size < num_ranks:
+            raise DataError(f"A batch has {batch.batch_size} windows, which {num_ranks} processes cannot share.")
+        windows = share(batch.batch_size, rank, num_ranks)
+        return batch.map(lambda tensor: tensor[windows])
+
+    return draw_share
 
 
 _EXPECTED = (

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from worldline import seeding
 from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
-from worldline.device import resolve_device
 from worldline.errors import DataError, NonFiniteError
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
-from worldline.training.checkpoint import Checkpoint, load_checkpoint
+from worldline.training.checkpoint import Checkpoint
 from worldline.training.config import TrainingConfig, free_settings, learning_rate_at
+from worldline.training.distributed import ALONE, StopVote, gather_rng, join, load_everywhere, own_rng
 from worldline.training.finite import NonFiniteStep, RngState, save_offending_batch
 from worldline.training.interrupts import Interrupts
 from worldline.training.metrics import to_floats
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+_ASKED_TO_STOP = 1  # in a vote; every larger number is that of a signal
 Status = Literal["idle", "running", "finished", "stopped", "interrupted", "failed"]
 
 
@@ -45,6 +46,7 @@ class Trainer(Generic[ModelT]):
     Attributes:
         model: The model, moved to the device.
         config: The settings.
+        ranks: This process's place among those that train together; usually there are no others.
         callbacks: In the order in which they are called.
         step: Optimiser steps done so far, resumed ones included.
         last_step: The step at which the present or last `train` ends unless it is stopped.
@@ -58,9 +60,10 @@ class Trainer(Generic[ModelT]):
 
     def __init__(self, model: ModelT, config: TrainingConfig | None = None, callbacks: Iterable[Callback] = ()) -> None:
         self.config = config or TrainingConfig()
-        self.device = torch.device(resolve_device(self.config.device))
-        self._updater = Updater(model, self.config, self.device)
-        self.model = model.to(self.device)
+        self.ranks = join()
+        self.device = torch.device(self.ranks.device(self.config.device))
+        self._updater = Updater(model, self.config, self.device, self.ranks)
+        self.model = model.to(self._updater.home)
         self.callbacks: list[Callback] = []
         self.step = 0
         self.last_step = 0
@@ -68,6 +71,7 @@ class Trainer(Generic[ModelT]):
         self.stop_reason: str | None = None
         self.last_checkpoint: Path | None = None
         self.data_seconds = 0.0
+        self._data: Data | None = None
         self._source: Source | None = None
         self._console: Console | None = None
         self._latest: tuple[int, Batch | None] = (0, None)
@@ -75,8 +79,13 @@ class Trainer(Generic[ModelT]):
             self.add_callback(callback)
 
     def add_callback(self, callback: Callback) -> None:
-        """Attach `callback`. Those that record follow those that measure, and those that save come last."""
+        """Attach `callback`. Those that record follow those that measure, and those that save come last.
+
+        Of several processes, only the first one calls those that are `main_only`.
+        """
         callback.trainer = self
+        if callback.main_only and not self.ranks.is_main:
+            return
         self.callbacks = sorted([*self.callbacks, callback], key=lambda item: item.order)
 
     def request_stop(self, reason: str) -> None:
@@ -142,15 +151,26 @@ class Trainer(Generic[ModelT]):
         The model is in evaluation mode and takes no gradients; data that can seek gives the same batches every time.
         Training goes on afterwards as if nothing had happened, also when it uses the same data (if that can seek).
         """
-        source = self._open(data, seed=self.config.seed + 1)
-        totals: dict[str, Tensor] = {}
-        with measuring(self.model, seed=self.config.seed):
+        source = self._open(data, seed=self.config.seed + 1, is_shared=False)
+
+        def compute() -> dict[str, float]:
+            totals: dict[str, Tensor] = {}
             for step in range(num_batches):
                 for name, value in self._updater.compute_loss(source.batch(step)).items():
                     totals[name] = totals[name] + value if name in totals else value
-        metrics = {name: total / num_batches for name, total in to_floats(totals).items()}
+            return {name: total / num_batches for name, total in to_floats(totals).items()}
+
+        metrics = self.measure(compute)
         self.record_evaluation(metrics)
         return metrics
+
+    def measure(self, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Return what `compute` finds with the model in evaluation mode, without gradients and under its own seed.
+
+        Of several processes, the first one computes and the others get what it found.
+        """
+        with self._updater.whole(), measuring(self.model, seed=self.config.seed):
+            return self.ranks.first(compute)
 
     def record_evaluation(self, metrics: Mapping[str, float]) -> None:
         """Tell the callbacks the result of an evaluation at the present step."""
@@ -165,26 +185,28 @@ class Trainer(Generic[ModelT]):
         """
         self._updater.check()
         self._updater.check_weights(self.step)
+        self._updater.gather()
         return Checkpoint(
             step=self.step,
             config={**to_dict(self.config), "device": str(self.device)},  # what "auto" meant
             model=dict(self.model.state_dict()),
             optimizer=self.optimizer.state_dict(),
-            rng=seeding.rng_state(),
+            rng=gather_rng(self.ranks, self.device),
             callbacks={name: callback.state_dict() for name, callback in self._named_callbacks()},
         )
 
     def _prepare(self, data: Data, resume_from: str | os.PathLike[str] | None) -> RngState | None:
         """Make everything ready for the loop and return the generators' state to start it with, if it is known."""
         keep_freed_memory(self.device.type)
-        self.model.to(self.device).train()
-        self.optimizer.attach()
+        self.model.to(self._updater.home).train()
+        self._updater.attach()
+        self._data = data
         self._source = self._open(data, seed=self.config.seed)
         if resume_from is not None or self.step == 0:
             # Also before a resume: a checkpoint from another device lacks this one's generator.
-            seeding.seed_everything(self.config.seed)
+            seeding.seed_everything(self.ranks.seed(self.config.seed))
         if resume_from is not None:
-            checkpoint = load_checkpoint(Path(resume_from))
+            checkpoint = load_everywhere(self.ranks, Path(resume_from))
             self._restore(checkpoint)
             if not self._source.is_seekable:
                 warnings.warn(
@@ -192,17 +214,19 @@ class Trainer(Generic[ModelT]):
                     "Exact resume needs data with seek(seed=, step=), such as ReplayBuffer.",
                     stacklevel=3,
                 )
-            return checkpoint.rng
+            return own_rng(self.ranks, self.device, checkpoint.rng, seed=self.config.seed, step=self.step)
         return seeding.rng_state() if self.step == 0 else None
 
-    def _open(self, data: Data, *, seed: int) -> Source:
-        config = self.config
+    def _open(self, data: Data, *, seed: int, is_shared: bool = True) -> Source:
+        config, ranks = self.config, self.ranks if is_shared else ALONE
         return open_source(
             data,
             batch_size=config.batch_size,
             sequence_length=config.sequence_length,
             device=self.device,
             seed=seed,
+            rank=ranks.rank,
+            num_ranks=ranks.num_ranks,
         )
 
     def _set_goal(self, num_steps: int | None) -> None:
@@ -236,7 +260,8 @@ class Trainer(Generic[ModelT]):
                 raise
 
     def _run(self, source: Source, interrupts: Interrupts) -> None:
-        while self.step < self.last_step and self.stop_reason is None and interrupts.received is None:
+        vote = StopVote(self.ranks)
+        while self.step < self.last_step and not self._has_to_stop(vote, interrupts):
             step = self.step + 1
             for callback in self.callbacks:
                 callback.on_step_begin(step)
@@ -248,11 +273,23 @@ class Trainer(Generic[ModelT]):
             self.step = step
             for callback in self.callbacks:
                 callback.on_step_end(step, losses)
+        vote.close()
         self._updater.check()
+        self._updater.gather()
         if interrupts.received is not None:
             self.status = "interrupted"
         else:
             self.status = "finished" if self.stop_reason is None else "stopped"
+
+    def _has_to_stop(self, vote: StopVote, interrupts: Interrupts) -> bool:
+        """Return whether training ends here, by the wish of this process or of another one."""
+        wish = int(interrupts.received or (self.stop_reason is not None and _ASKED_TO_STOP))
+        agreed = vote.cast(wish)
+        if agreed > _ASKED_TO_STOP:
+            interrupts.received = signal.Signals(agreed)
+        elif agreed:
+            self.stop_reason = self.stop_reason or "another process asked for it"
+        return agreed > 0
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._warn_of_changes(checkpoint.config)
@@ -263,6 +300,7 @@ class Trainer(Generic[ModelT]):
             raise DataError(
                 f"{checkpoint.path} was made with another model: {differences} Build the model with the same settings."
             ) from error
+        self._updater.scatter()
         self.optimizer.load_state_dict(checkpoint.optimizer)
         for name, callback in self._named_callbacks():
             if name in checkpoint.callbacks:
@@ -299,17 +337,21 @@ class Trainer(Generic[ModelT]):
         message = f"Stopped by {received.name} after step {self.step}. Continue with trainer.train(data) and {where}."
         if received == signal.SIGINT:
             raise KeyboardInterrupt(message)
-        self.console.print(message, markup=False)
+        if self.ranks.is_main:
+            self.console.print(message, markup=False)
         raise SystemExit(128 + received)
 
     def _non_finite_error(self, bad: NonFiniteStep) -> NonFiniteError:
         """Save the batch of the bad step (drawing it again where it is gone) and return the error to raise."""
         step, batch = self._latest
-        if step != bad.step:
+        if step != bad.step or not self.ranks.is_alone:
             batch = None
-        if batch is None and self._source is not None and self._source.is_seekable:
-            batch = self._source.batch(bad.step - 1)
+        if batch is None and self.ranks.is_main and self._source is not None and self._source.is_seekable:
+            assert self._data is not None
+            batch = self._open(self._data, seed=self.config.seed, is_shared=False).batch(bad.step - 1)
         saved = "Its batch is gone, as the data cannot seek."
+        if not self.ranks.is_main:
+            saved = "The first process has what was saved of it."
         if batch is not None:
             directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())
             folder = save_offending_batch(directory, batch, step=bad.step, seed=self.config.seed, rng=bad.rng)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +13,10 @@ from worldline.batch import Batch
 from worldline.errors import ConfigError, NonFiniteError
 from worldline.protocols import Trainable
 from worldline.training.config import TrainingConfig, learning_rate_at
+from worldline.training.distributed import ALONE, Ranks
 from worldline.training.finite import FiniteCheck
 from worldline.training.optim import Optimizer, build_optimizer
+from worldline.training.parallel import Parallel, parallelise
 
 
 class Updater:
@@ -21,8 +26,11 @@ class Updater:
         ConfigError: The model is not trainable.
     """
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device) -> None:
-        self._trainable = _check_trainable(model)
+    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self._whole = _check_trainable(model)
+        # Where several processes train together, what they compute together: the same thing to the step below.
+        self._parallel: Parallel | None = parallelise(model, self._whole, config.strategy, ranks, device)
+        self._trainable: Trainable = self._whole if self._parallel is None else self._parallel
         self._model = model
         self._config = config
         self._device = device
@@ -34,11 +42,11 @@ class Updater:
     def optimizer(self) -> Optimizer:
         """The optimiser, built when it is first needed."""
         if self._optimizer is None:
-            self._optimizer = build_optimizer(
-                self._model,
-                self._trainable.param_groups(),
-                weight_decay=self._config.weight_decay,
-                grad_clip=self._config.grad_clip,
+            rules = {"weight_decay": self._config.weight_decay, "grad_clip": self._config.grad_clip}
+            self._optimizer = (
+                build_optimizer(self._model, self._trainable.param_groups(), **rules)
+                if self._parallel is None
+                else self._parallel.build_optimizer(**rules)
             )
         return self._optimizer
 
@@ -51,7 +59,7 @@ class Updater:
         rng = seeding.rng_state()
         optimizer = self.optimizer
         optimizer.zero_grad()
-        losses = self.compute_loss(batch)
+        losses = self._at_precision(self._trainable, batch)
         torch.autograd.backward(losses["loss"])
         norms = optimizer.measure()
         metrics = {name: value.detach() for name, value in losses.items()}
@@ -62,11 +70,8 @@ class Updater:
         return metrics
 
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the losses of `batch` at the configured precision."""
-        if self._config.precision == "fp32":
-            return self._trainable.compute_loss(batch)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16):
-            return self._trainable.compute_loss(batch)
+        """Return the losses of `batch` at the configured precision, in this process alone."""
+        return self._at_precision(self._whole, batch)
 
     def check(self) -> None:
         """Look at the losses of all steps so far.
@@ -88,10 +93,45 @@ class Updater:
                 "Resume from the last checkpoint with a lower learning_rate or grad_clip."
             )
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Run the body with the present weights in the model, and the model on the device."""
+        if self._parallel is None:
+            yield
+        else:
+            with self._parallel.whole():
+                yield
+
+    @property
+    def home(self) -> torch.device:
+        """Where the model is while it is trained."""
+        return self._device if self._parallel is None else self._parallel.home
+
+    def attach(self) -> None:
+        """Make ready for steps: the parameters move into the optimiser's memory."""
+        self.scatter()
+        self.optimizer.attach()
+
+    def scatter(self) -> None:
+        """Take over weights that were just written into the model."""
+        if self._parallel is not None:
+            self._parallel.scatter()
+
+    def gather(self) -> None:
+        """Bring the present weights into the model, where they are not used from there."""
+        if self._parallel is not None:
+            self._parallel.gather()
+
     def release(self) -> None:
         """Give the parameters memory of their own, if the optimiser has it."""
         if self._optimizer is not None:
             self._optimizer.release()
+
+    def _at_precision(self, trainable: Trainable, batch: Batch) -> dict[str, Tensor]:
+        if self._config.precision == "fp32":
+            return trainable.compute_loss(batch)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16):
+            return trainable.compute_loss(batch)
 
 
 def _check_trainable(model: nn.Module) -> Trainable:

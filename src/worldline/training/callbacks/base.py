@@ -29,6 +29,7 @@ class Callback:
     """
 
     order: ClassVar[Order] = Order.MEASURE
+    main_only: ClassVar[bool] = False  # of several processes only the first calls it: it prints or writes, no more
     output_dir: Path | None = None  # where the callback writes, if it does
     trainer: Trainer[Any]  # set when the callback is added to a trainer
 

@@ -68,7 +68,8 @@ class CheckpointCallback(Callback):
 
     def on_train_begin(self) -> None:
         """Put away what does not belong to this run."""
-        remove_unfinished(self.output_dir)
+        if self.trainer.ranks.is_main:
+            remove_unfinished(self.output_dir)
         if self.trainer.step == 0:
             # A new run, if the callback has seen another one.
             self._saved_step = self.best_step = self.best_value = None
@@ -76,6 +77,8 @@ class CheckpointCallback(Callback):
         resumed = self.trainer.last_checkpoint
         if resumed is not None and resumed.parent.resolve() == self.output_dir.resolve():
             self._saved_step = step_of(resumed)
+        if not self.trainer.ranks.is_main:  # files are the first process's
+            return
         stale = [
             path
             for path in list_checkpoints(self.output_dir)
@@ -119,9 +122,12 @@ class CheckpointCallback(Callback):
 
     def _save(self) -> None:
         self._judge()
-        path = save_checkpoint(self.output_dir, self.trainer.capture(), self.trainer.model)
-        self.trainer.last_checkpoint = path
+        checkpoint = self.trainer.capture()  # which all processes do together
         self._saved_step = self.trainer.step
+        if not self.trainer.ranks.is_main:
+            return
+        path = save_checkpoint(self.output_dir, checkpoint, self.trainer.model)
+        self.trainer.last_checkpoint = path
         best = None if self.best_step is None else self.output_dir / f"step_{self.best_step:08d}"
         if best is not None:
             record = {"checkpoint": best.name, "step": self.best_step, self.monitor: self.best_value}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from worldline.errors import ConfigError
-from worldline.mode import measuring
 from worldline.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
@@ -36,6 +35,5 @@ class EvaluationCallback(Callback):
     def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Evaluate if it is time."""
         if step % (self.interval or self.trainer.config.eval_interval) == 0:
-            with measuring(self.trainer.model, seed=self.trainer.config.seed):
-                metrics = dict(self.evaluate(self.trainer.model, step))
-            self.trainer.record_evaluation(metrics)
+            evaluated = self.trainer.measure(lambda: dict(self.evaluate(self.trainer.model, step)))
+            self.trainer.record_evaluation(evaluated)

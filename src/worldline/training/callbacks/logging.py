@@ -35,6 +35,7 @@ class LoggingCallback(Callback):
     """
 
     order = Order.RECORD
+    main_only = True
 
     def __init__(
         self,

@@ -1,0 +1,195 @@
+"""Data parallelism: each process computes the loss of its share of a batch, and all make the same update.
+
+What they compute together is the loss of the whole batch. Losses are means over real steps, so a process's loss counts
+in proportion to the real steps of its share, whatever its number of windows and however much of them is padding:
+
+    loss = sum_r n_r * loss_r / N        n_r real steps of share r, N of the whole batch
+
+Gradients are averaged by torch's DistributedDataParallel while the backward pass still runs, before they are clipped:
+the norm is that of the whole batch's gradient. One more message per step, before the backward pass, carries the counts,
+the loss and all metrics, and those buffers of the model that its loss has changed (running statistics), which become
+the same in all processes. So every callback sees the numbers of the whole batch, and no process decides alone.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from worldline.batch import Batch
+from worldline.protocols import ParamGroup, Trainable
+from worldline.training.distributed import Ranks
+from worldline.training.optim import Optimizer, build_optimizer
+
+_SMALLEST_COUNT = 2.0**-20  # of a share without a real step, so that no process and no batch divides by zero
+
+
+class Parallel(abc.ABC):
+    """A `Trainable` whose loss is that of all processes together.
+
+    Attributes:
+        home: Where the model that the user gave is while it is trained.
+    """
+
+    home: torch.device
+
+    @abc.abstractmethod
+    def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss and metrics of the whole batch, of which `batch` is this process's share."""
+
+    @abc.abstractmethod
+    def param_groups(self) -> Sequence[ParamGroup]:
+        """Return the parameter groups of what is trained."""
+
+    @abc.abstractmethod
+    def after_update(self) -> None:
+        """Do what follows each optimiser step."""
+
+    @abc.abstractmethod
+    def build_optimizer(self, *, weight_decay: float, grad_clip: float) -> Optimizer:
+        """Return the optimiser, attached."""
+
+    @abc.abstractmethod
+    def scatter(self) -> None:
+        """Take over weights that were just written into the user's model."""
+
+    @abc.abstractmethod
+    def gather(self) -> None:
+        """Bring the present weights into the user's model."""
+
+    @abc.abstractmethod
+    def whole(self) -> contextlib.AbstractContextManager[None]:
+        """Run the body with the present weights in the user's model, and that on the device."""
+
+
+def parallelise(
+    model: nn.Module, trainable: Trainable, strategy: Literal["ddp", "fsdp"], ranks: Ranks, device: torch.device
+) -> Parallel | None:
+    """Return what trains `model` (which is `trainable`) in several processes, or None for a process that is alone.
+
+    Raises:
+        ConfigError: The model cannot be trained by this strategy.
+    """
+    if ranks.is_alone:
+        return None
+    if strategy == "ddp":
+        return DataParallel(model, trainable, device)
+    from worldline.training.sharded import ShardedParallel
+
+    return ShardedParallel(model, device)
+
+
+class DataParallel(Parallel):
+    """The model is whole in every process (torch's DistributedDataParallel)."""
+
+    def __init__(self, model: nn.Module, trainable: Trainable, device: torch.device) -> None:
+        self.home = device
+        self._model = model
+        self._trainable = trainable
+        self._parallel: DistributedDataParallel | None = None
+
+    def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss and metrics of the whole batch, of which `batch` is this process's share."""
+        if self._parallel is not None:
+            return loss_of_all(self._parallel, self._model, batch)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its successor is too new
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+            self._parallel = self._wrapped()
+            return loss_of_all(self._parallel, self._model, batch)
+
+    def param_groups(self) -> Sequence[ParamGroup]:
+        """Return the parameter groups of the model."""
+        return self._trainable.param_groups()
+
+    def after_update(self) -> None:
+        """Do what follows each optimiser step."""
+        self._trainable.after_update()
+
+    def build_optimizer(self, *, weight_decay: float, grad_clip: float) -> Optimizer:
+        """Return the optimiser, attached."""
+        return build_optimizer(self._model, self.param_groups(), weight_decay=weight_decay, grad_clip=grad_clip)
+
+    def scatter(self) -> None:
+        """Do nothing: the model's weights are the ones in use."""
+
+    def gather(self) -> None:
+        """Do nothing: the model's weights are the ones in use."""
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Run the body: the model is whole, and on the device."""
+        yield
+
+    def _wrapped(self) -> DistributedDataParallel:
+        """Return the model in its wrapper, made for the first loss: by then its weights are those to begin with.
+
+        Those of the first process are sent to all others. Parameters that no process's loss reaches keep the gradient
+        zero. They are looked for at every step also because torch otherwise arranges its buckets anew after the first
+        one, and then a resumed run would round differently.
+        """
+        for buffer in self._model.buffers():
+            dist.broadcast(buffer, 0)
+        return DistributedDataParallel(_Loss(self._trainable), broadcast_buffers=False, find_unused_parameters=True)
+
+
+class _Loss(nn.Module):
+    """A model whose `forward` is its loss: what DistributedDataParallel calls."""
+
+    def __init__(self, model: Trainable) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.model.compute_loss(batch)
+
+
+def loss_of_all(compute: Any, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Return what `compute(batch)` gives for the whole batch, of which every process passes its share.
+
+    "loss" has the value of the whole batch, and its gradient, averaged over processes, is that of the whole batch.
+    Floating-point buffers of `model` that `compute` changes in place become the weighted mean over all processes.
+    """
+    before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
+    losses: Mapping[str, Tensor] = compute(batch)
+    changed = [buffer for name, buffer in model.named_buffers() if _is_changed(buffer, before.get(name))]
+    count = batch.step_mask.sum(dtype=torch.float32).clamp_min(_SMALLEST_COUNT)
+    numbers = [value.detach().to(count).reshape(1) for value in losses.values()]
+    packed = torch.cat([*numbers, *(buffer.reshape(-1).to(count) for buffer in changed), count.new_ones(1)]) * count
+    dist.all_reduce(packed)
+    total = packed[-1]
+    means = packed[:-1] / total
+    reduced = dict(zip(losses, means[: len(numbers)].unbind(), strict=True))
+    parts = means[len(numbers) :].split([buffer.numel() for buffer in changed])
+    for buffer, part in zip(changed, parts, strict=True):
+        buffer.copy_(part.view_as(buffer))
+    weight = count * dist.get_world_size() / total
+    whole: Tensor = _WholeLoss.apply(losses["loss"], reduced["loss"], weight)  # type: ignore[no-untyped-call]
+    return {**reduced, "loss": whole}
+
+
+def _is_changed(buffer: Tensor, before: tuple[Tensor, int] | None) -> bool:
+    is_same = before is not None and before[0] is buffer and before[1] == buffer._version
+    return buffer.is_floating_point() and not is_same
+
+
+class _WholeLoss(torch.autograd.Function):
+    """The value of the whole batch's loss, with the gradient of `weight` times this process's loss."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, whole: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight.to(own.dtype))
+        return whole.to(own.dtype, copy=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return grad * weight, None, None
