@@ -8,6 +8,7 @@ import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch.distributed as dist
@@ -16,12 +17,18 @@ _SECONDS = 120
 
 
 class RankPool:
-    """`run(function, num_ranks)` calls a function of an importable module in every process of a new group."""
+    """Processes; the first `run` starts them, and one after a failure does so again.
+
+    `run(function, num_ranks)` calls a function of an importable module in every process of a new group.
+    """
 
     def __init__(self, size: int) -> None:
+        self._size = size
+        self._workers: list[tuple[BaseProcess, Connection]] = []
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._workers = []
-        for rank in range(size):
+        for rank in range(len(self._workers), self._size):
             own, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, rank), daemon=True)
             process.start()
@@ -30,6 +37,7 @@ class RankPool:
 
     def run(self, function: Callable[..., Any], num_ranks: int, **arguments: Any) -> list[Any]:
         """Return what `function(**arguments)` returned in each process, in the order of their ranks."""
+        self._start()
         # The store is here, so that no port is guessed.
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         environment = {"WORLD_SIZE": str(num_ranks), "MASTER_PORT": str(store.port)}
@@ -56,6 +64,7 @@ class RankPool:
             process.kill()
             process.join()
             own.close()
+        self._workers = []  # the next test gets new ones
 
 
 def _work(pipe: Connection, rank: int) -> None:
@@ -79,7 +88,7 @@ def _work(pipe: Connection, rank: int) -> None:
         try:
             result = getattr(importlib.import_module(module), name)(**arguments)
             pipe.send((None, result))
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, the test shall show it
             pipe.send((traceback.format_exc(), None))
         finally:
             if dist.is_initialized():

@@ -116,3 +116,168 @@ def train(
         "status": trainer.status,
         "noise": torch.rand(2).tolist(),
     }
+
+
+def stop(by_rank: int, by_signal: bool, folder: Path) -> dict[str, Any]:
+    """Train until one process has had enough after its step 3, or got SIGTERM."""
+    import os
+    import signal
+
+    class Stopping(Callback):
+        def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
+            if step == 3 and self.trainer.ranks.rank == by_rank:
+                if by_signal:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                else:
+                    self.trainer.request_stop("enough")
+
+    trainer = Trainer(MaskedModel(), make_config(), [Stopping(), CheckpointCallback(folder)])
+    left: int | str | None = None
+    try:
+        trainer.train(make_buffer())
+    except SystemExit as leaving:
+        left = leaving.code
+    saved = sorted(path.name for path in folder.glob("step_*"))
+    return {"step": trainer.step, "status": trainer.status, "left": left, "saved": saved}
+
+
+def evaluate(strategy: Any) -> dict[str, Any]:
+    """Evaluate in the middle of training, with the trainer and with a callback."""
+    import os
+
+    from worldline.training import EvaluationCallback
+
+    model = MaskedModel()
+    evaluated: list[int] = []
+    seen: list[dict[str, float]] = []
+
+    def weigh(whole: MaskedModel, step: int) -> dict[str, float]:
+        evaluated.append(step)
+        return {"weight": np.float32(whole.first.weight.detach().norm())}  # type: ignore[dict-item]
+
+    class Seeing(Callback):
+        def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
+            seen.append(dict(metrics))
+
+    callbacks = [EvaluationCallback(weigh, interval=4), Seeing()]
+    trainer = Trainer(model, make_config(strategy=strategy), callbacks)
+    buffer = make_buffer()
+    trainer.train(buffer)
+    means = trainer.evaluate(buffer, num_batches=2)
+    shown = [type(callback).__name__ for callback in trainer.callbacks]
+    assert os.environ["RANK"] == str(trainer.ranks.rank)
+    return {"evaluated": evaluated, "seen": seen, "means": means, "callbacks": shown, "training": model.training}
+
+
+def meet_a_nan(folder: Path) -> dict[str, Any]:
+    """Train on data with a NaN in the last window of step 2."""
+    from worldline.errors import NonFiniteError
+
+    class Poisoned:
+        def __init__(self) -> None:
+            self.buffer = make_buffer()
+            self.step = 0
+
+        def seek(self, *, seed: int, step: int) -> None:
+            self.buffer.seek(seed=seed, step=step)
+            self.step = step
+
+        def sample(self, batch_size: int, seq_len: int | None = None, device: str | torch.device = "cpu") -> Batch:
+            batch = self.buffer.sample(batch_size, seq_len, device)
+            if self.step == 1:
+                batch.rewards[-1, 0] = float("nan")
+            return batch
+
+    model = MaskedModel()
+    trainer = Trainer(model, make_config(), [CheckpointCallback(folder)])
+    try:
+        trainer.train(Poisoned())
+    except NonFiniteError as error:
+        message = str(error)
+    return {"message": message, "step": trainer.step, "updates": float(model.updates)}
+
+
+def ask_the_first() -> list[Any]:
+    """Return what `first` and `gather` say."""
+    from worldline.errors import FileError
+    from worldline.training.distributed import join
+
+    def fail() -> None:
+        raise FileError("no such folder")
+
+    ranks = join()
+    answers: list[Any] = [ranks.first(lambda: {"rank": ranks.rank, "nan": float("nan")})]
+    try:
+        ranks.first(fail)
+    except FileError as error:
+        answers.append(str(error))
+    answers.append(ranks.gather({"rank": ranks.rank, "text": "x" * 10 * ranks.rank}))
+    return answers
+
+
+def too_few_windows() -> str:
+    """Return what is said of a batch that is smaller than the number of processes."""
+    from worldline.errors import ConfigError
+
+    try:
+        Trainer(MaskedModel(), make_config(batch_size=1)).train(make_buffer())
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def train_family(name: str, strategy: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train a real family for some steps; its noise differs from process to process."""
+    from worldline import create_model
+
+    buffer = make_buffer()
+    model = create_model(name, obs_shape=(FEATURES,), action_dim=2, action_type="continuous", device="cpu", **settings)
+    trainer = Trainer(model, make_config(total_steps=3, strategy=strategy, batch_size=5))
+    trainer.train(buffer)
+    state = {key: tensor.detach().cpu().numpy() for key, tensor in model.state_dict().items()}
+    return {"state": state, "noise": torch.rand(1).item(), "step": trainer.step}
+
+
+def learn_online(folder: Path, num_steps: int | None = None) -> dict[str, Any]:
+    """Collect in environments and learn from what was collected, from the newest checkpoint if there is one."""
+    from worldline import create_model
+    from worldline.data.online import OnlineSampler
+    from worldline.envs.make import make_vec_env
+    from worldline.evaluation.rollout import RandomPolicy
+    from worldline.training import DataCallback
+
+    envs = make_vec_env("CartPole-v1", 2)
+    spec = envs.data_spec
+    buffer = ReplayBuffer(1000, spec.obs_shape, spec.action_dim, action_sizes=spec.action_sizes)
+    model = create_model(
+        "bc:small", obs_shape=spec.obs_shape, action_dim=spec.action_dim, action_type="discrete", device="cpu"
+    )
+    sampler = OnlineSampler(
+        envs,
+        model,
+        buffer,
+        seed_policy=RandomPolicy(spec),
+        seed_steps=40,
+        replay_ratio=0.25,
+        replay_dir=folder / "replay",
+    )
+    callbacks = [DataCallback(sampler), CheckpointCallback(folder / "checkpoints")]
+    trainer = Trainer(model, make_config(total_steps=12), callbacks)
+    is_begun = any((folder / "checkpoints").glob("step_*"))
+    trainer.ranks.wait()
+    trainer.train(sampler, num_steps, resume_from=folder / "checkpoints" if is_begun else None)
+    rewards = [float(np.asarray(episode.obs).sum()) for episode in buffer.episodes()]
+    return {"episodes": rewards, "state": {k: v.detach().numpy() for k, v in model.state_dict().items()}}
+
+
+def divide_a_scalar() -> str:
+    """Return what is said of a model with a parameter without dimensions."""
+    from worldline.errors import ConfigError
+
+    model = MaskedModel()
+    model.temperature = nn.Parameter(torch.ones(()))
+    try:
+        Trainer(model, make_config(strategy="fsdp"))
+    except ConfigError as error:
+        return str(error)
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
@@ -61,12 +62,17 @@ class TrainOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    options, settings = _parse(arguments)
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and "--resume" not in arguments:
+        arguments = [*arguments, "--resume"]  # torchrun has started this process again
+    options, settings = parse_arguments(arguments)
     from worldline.cli.reporting import write_training_report  # not before --help is answered
     from worldline.cli.terminal import progress, results
     from worldline.models.base import num_trained
+    from worldline.training.distributed import join
 
-    runs.check_folder(options.out, resume=options.resume)
+    ranks = join()
+    progress.quiet = results.quiet = not ranks.is_main
+    ranks.first(lambda: runs.check_folder(options.out, resume=options.resume))
     set_num_threads(options.num_threads)
     buffer = _open_data(options)
     run = TrainingRun(
@@ -85,6 +91,8 @@ def main(arguments: Sequence[str]) -> None:
     sources += [f"{options.online.env}: {options.online.env_steps:,} steps"] if options.online.env else []
     progress.print(f"{options.model}: {parameters:,} parameters; {'; '.join(sources)}", soft_wrap=True)
     run.train(model, buffer)
+    if not ranks.is_main:
+        return
     report = write_training_report(options.out, config)
     results.print(
         f"Trained for {options.training.total_steps:,} steps. Model: {options.out / runs.FINAL}\nReport: {report}",
@@ -112,6 +120,7 @@ class TrainingRun:
             ConfigError: The model or a setting is unknown, or the run in the folder was begun differently.
         """
         from worldline.config import to_dict
+        from worldline.training.distributed import join
 
         model = build_model(self.model, buffer.spec, self.settings, seed=self.training.seed)
         config = runs.RunConfig(
@@ -129,6 +138,11 @@ class TrainingRun:
             versions=runs.versions(),
             num_threads=self.num_threads,
         )
+        command = join().first(lambda: self._write_config(config, resume=resume))
+        return model, dataclasses.replace(config, command=command)
+
+    def _write_config(self, config: runs.RunConfig, *, resume: bool) -> str:
+        """Write `config.yaml`, or check it if it is there; return the command that began the run."""
         if resume and (self.out / runs.CONFIG).is_file() and runs.is_begun(self.out):
             saved = runs.read_config(self.out / runs.CONFIG, runs.RunConfig)
             runs.check_resumed(saved, config, out=self.out)
@@ -141,16 +155,18 @@ class TrainingRun:
         runs.write_config(self.out / runs.CONFIG, config)
         if not runs.is_begun(self.out):
             (self.out / runs.METRICS).unlink(missing_ok=True)  # without a line, or without a whole one
-        return model, config
+        return config.command
 
     def train(self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = ()) -> None:
         """Train from the newest checkpoint there is, and save the final model."""
         from worldline.cli.terminal import progress
         from worldline.training.callbacks import CheckpointCallback, ProgressCallback
+        from worldline.training.distributed import join
         from worldline.training.trainer import Trainer
 
         checkpoints = self.out / runs.CHECKPOINTS
-        done = runs.steps_done(self.out)
+        ranks = join()
+        done = ranks.first(lambda: runs.steps_done(self.out))
         data, logging, more = self._open_data(model, buffer)
         callbacks = [logging, CheckpointCallback(checkpoints), *more, *callbacks]
         with warnings.catch_warnings():
@@ -161,7 +177,8 @@ class TrainingRun:
                 callbacks.append(ProgressCallback())
             trainer = Trainer(model, self.training, callbacks)
             trainer.train(data, resume_from=checkpoints if done else None)
-        model.save_pretrained(self.out / runs.FINAL)
+        if ranks.is_main:
+            model.save_pretrained(self.out / runs.FINAL)
 
     def _open_data(self, model: Model, buffer: ReplayBuffer) -> tuple[Sampler, Callback, list[Callback]]:
         """Return what is trained on, what logs it, and the callbacks that online data needs."""
@@ -215,7 +232,7 @@ def _open_data(options: TrainOptions) -> ReplayBuffer:
     return loaded
 
 
-def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
+def parse_arguments(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
     """Return the options, checked, and the model's settings.
 
     Raises:

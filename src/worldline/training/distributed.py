@@ -30,7 +30,6 @@ from worldline.training.checkpoint import Checkpoint, load_checkpoint
 T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +152,6 @@ def join() -> Ranks:
     return Ranks(rank, dist.get_world_size(), int(os.environ.get("LOCAL_RANK", rank)))
 
 
-def is_restarted() -> bool:
-    """Return whether torchrun started this process again after one had failed."""
-    return os.environ.get(_RESTARTS, "0") != "0"
-
-
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -260,11 +254,19 @@ def load_everywhere(ranks: Ranks, path: Path) -> Checkpoint:
         received[name] = {}
         for key, dtype, shape in entries:
             tensor = tensors[name][key].contiguous() if ranks.is_main else torch.empty(shape, dtype=_DTYPES[dtype])
-            if tensor.numel():
-                dist.broadcast(tensor.view(-1).view(torch.uint8), 0)
+            send_from_first(tensor)
             received[name][key] = tensor
     plain = message["plain"]
     return Checkpoint(**{**plain, **received, "path": Path(plain["path"])})
+
+
+def send_from_first(tensor: Tensor) -> None:
+    """Copy a tensor of the first process, of any type and layout, into those of the others."""
+    if tensor.numel():
+        sent = tensor.detach().contiguous()
+        dist.broadcast(sent.view(-1).view(torch.uint8), 0)
+        if not tensor.is_contiguous():
+            tensor.detach().copy_(sent)
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from worldline.batch import Batch
 from worldline.protocols import ParamGroup, Trainable
-from worldline.training.distributed import Ranks
+from worldline.training.distributed import Ranks, send_from_first
 from worldline.training.optim import Optimizer, build_optimizer
 
 _SMALLEST_COUNT = 2.0**-20  # of a share without a real step, so that no process and no batch divides by zero
@@ -102,7 +102,6 @@ class DataParallel(Parallel):
             return loss_of_all(self._parallel, self._model, batch)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # its successor is too new
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
             self._parallel = self._wrapped()
             return loss_of_all(self._parallel, self._model, batch)
 
@@ -119,7 +118,9 @@ class DataParallel(Parallel):
         return build_optimizer(self._model, self.param_groups(), weight_decay=weight_decay, grad_clip=grad_clip)
 
     def scatter(self) -> None:
-        """Do nothing: the model's weights are the ones in use."""
+        """Give all processes the weights of the first."""
+        for tensor in tensors_of(self._model).values():
+            send_from_first(tensor)
 
     def gather(self) -> None:
         """Do nothing: the model's weights are the ones in use."""
@@ -130,23 +131,27 @@ class DataParallel(Parallel):
         yield
 
     def _wrapped(self) -> DistributedDataParallel:
-        """Return the model in its wrapper, made for the first loss: by then its weights are those to begin with.
+        """Return the model in its wrapper.
 
-        Those of the first process are sent to all others. Parameters that no process's loss reaches keep the gradient
-        zero. They are looked for at every step also because torch otherwise arranges its buckets anew after the first
-        one, and then a resumed run would round differently.
+        Parameters that no process's loss reaches keep the gradient zero. They are looked for at every step also because
+        torch otherwise arranges its buckets anew after the first one, and then a resumed run would round differently.
         """
-        for buffer in self._model.buffers():
-            dist.broadcast(buffer, 0)
-        return DistributedDataParallel(_Loss(self._trainable), broadcast_buffers=False, find_unused_parameters=True)
+        return DistributedDataParallel(
+            _Loss(self._trainable, self.home), broadcast_buffers=False, find_unused_parameters=True
+        )
 
 
 class _Loss(nn.Module):
-    """A model whose `forward` is its loss: what DistributedDataParallel calls."""
+    """A model whose `forward` is its loss: what DistributedDataParallel calls.
 
-    def __init__(self, model: Trainable) -> None:
+    Its one parameter is for those models whose loss reaches all of theirs: torch would tell their users, in a warning
+    that cannot be filtered, that nobody need look for others.
+    """
+
+    def __init__(self, model: Trainable, device: torch.device) -> None:
         super().__init__()
         self.model = model
+        self.unreached = nn.Parameter(torch.zeros(1, device=device))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return self.model.compute_loss(batch)
@@ -156,7 +161,8 @@ def loss_of_all(compute: Any, model: nn.Module, batch: Batch) -> dict[str, Tenso
     """Return what `compute(batch)` gives for the whole batch, of which every process passes its share.
 
     "loss" has the value of the whole batch, and its gradient, averaged over processes, is that of the whole batch.
-    Floating-point buffers of `model` that `compute` changes in place become the weighted mean over all processes.
+    Floating-point buffers of `model` that `compute` changes become the weighted mean over all processes, when the
+    backward pass, which may need them as they are, has ended.
     """
     before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
     losses: Mapping[str, Tensor] = compute(batch)
@@ -169,11 +175,19 @@ def loss_of_all(compute: Any, model: nn.Module, batch: Batch) -> dict[str, Tenso
     means = packed[:-1] / total
     reduced = dict(zip(losses, means[: len(numbers)].unbind(), strict=True))
     parts = means[len(numbers) :].split([buffer.numel() for buffer in changed])
-    for buffer, part in zip(changed, parts, strict=True):
-        buffer.copy_(part.view_as(buffer))
+
+    def settle() -> None:
+        for buffer, part in zip(changed, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))
+
     weight = count * dist.get_world_size() / total
-    whole: Tensor = _WholeLoss.apply(losses["loss"], reduced["loss"], weight)  # type: ignore[no-untyped-call]
+    whole: Tensor = _WholeLoss.apply(losses["loss"], reduced["loss"], weight, settle)  # type: ignore[no-untyped-call]
     return {**reduced, "loss": whole}
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers of a model by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _is_changed(buffer: Tensor, before: tuple[Tensor, int] | None) -> bool:
@@ -182,14 +196,19 @@ def _is_changed(buffer: Tensor, before: tuple[Tensor, int] | None) -> bool:
 
 
 class _WholeLoss(torch.autograd.Function):
-    """The value of the whole batch's loss, with the gradient of `weight` times this process's loss."""
+    """The value of the whole batch's loss, with the gradient of `weight` times this process's loss.
+
+    `settle` is called at the end of the backward pass.
+    """
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, whole: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, own: Tensor, whole: Tensor, weight: Tensor, settle: Callable[[], None]) -> Tensor:
         ctx.save_for_backward(weight.to(own.dtype))
+        ctx.settle = settle
         return whole.to(own.dtype, copy=True)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
-        return grad * weight, None, None
+        torch.autograd.Variable._execution_engine.queue_callback(ctx.settle)
+        return grad * weight, None, None, None

@@ -24,8 +24,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from worldline.batch import Batch
 from worldline.errors import ConfigError
 from worldline.protocols import ParamGroup, Trainable
+from worldline.training.distributed import send_from_first
 from worldline.training.optim import FlatGroup, GradNorms, Optimizer, build_groups
-from worldline.training.parallel import Parallel, loss_of_all
+from worldline.training.parallel import Parallel, loss_of_all, tensors_of
 
 
 class ShardedParallel(Parallel):
@@ -84,12 +85,10 @@ class ShardedParallel(Parallel):
     @torch.no_grad()
     def scatter(self) -> None:
         """Give every process its part of the first process's whole model."""
-        for tensor in _tensors(self._model).values():
-            sent = tensor.detach().clone(memory_format=torch.contiguous_format)
-            dist.broadcast(sent.view(-1).view(torch.uint8), 0)
-            tensor.copy_(sent)
-        whole = _tensors(self._model)
-        for name, tensor in _tensors(self._sharded).items():
+        whole = tensors_of(self._model)
+        for tensor in whole.values():
+            send_from_first(tensor)
+        for name, tensor in tensors_of(self._sharded).items():
             if isinstance(tensor, DTensor):
                 _part(tensor).copy_(_part_of(whole[name], tensor))
             else:
@@ -100,8 +99,8 @@ class ShardedParallel(Parallel):
     @torch.no_grad()
     def gather(self) -> None:
         """Bring all parts into the whole model of every process."""
-        whole = _tensors(self._model)
-        for name, tensor in _tensors(self._sharded).items():
+        whole = tensors_of(self._model)
+        for name, tensor in tensors_of(self._sharded).items():
             whole[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
 
     @contextlib.contextmanager
@@ -186,10 +185,6 @@ class _ShardedOptimizer(Optimizer):
         """Return the parameter that the state `name` is of, such as "exp_avg/net.weight"; None for another count."""
         param = self._sharded.get(name.partition("/")[2])
         return param if isinstance(param, DTensor) else None
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _part(tensor: Tensor) -> Tensor:

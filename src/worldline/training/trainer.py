@@ -192,7 +192,10 @@ class Trainer(Generic[ModelT]):
             model=dict(self.model.state_dict()),
             optimizer=self.optimizer.state_dict(),
             rng=gather_rng(self.ranks, self.device),
-            callbacks={name: callback.state_dict() for name, callback in self._named_callbacks()},
+            # Written by the first process alone. Some write files of their own for it.
+            callbacks={name: callback.state_dict() for name, callback in self._named_callbacks()}
+            if self.ranks.is_main
+            else {},
         )
 
     def _prepare(self, data: Data, resume_from: str | os.PathLike[str] | None) -> RngState | None:
