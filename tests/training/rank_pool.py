@@ -11,24 +11,21 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import torch.distributed as dist
-
 _SECONDS = 120
 
 
 class RankPool:
-    """Processes; the first `run` starts them, and one after a failure does so again.
+    """Processes, started when a `run` first needs so many, and again after a failure.
 
     `run(function, num_ranks)` calls a function of an importable module in every process of a new group.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self) -> None:
         self._workers: list[tuple[BaseProcess, Connection]] = []
 
-    def _start(self) -> None:
+    def _start(self, size: int) -> None:
         context = multiprocessing.get_context("spawn")
-        for rank in range(len(self._workers), self._size):
+        for rank in range(len(self._workers), size):
             own, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, rank), daemon=True)
             process.start()
@@ -37,7 +34,9 @@ class RankPool:
 
     def run(self, function: Callable[..., Any], num_ranks: int, **arguments: Any) -> list[Any]:
         """Return what `function(**arguments)` returned in each process, in the order of their ranks."""
-        self._start()
+        import torch.distributed as dist
+
+        self._start(num_ranks)
         # The store is here, so that no port is guessed.
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         environment = {"WORLD_SIZE": str(num_ranks), "MASTER_PORT": str(store.port)}
@@ -69,6 +68,7 @@ class RankPool:
 
 def _work(pipe: Connection, rank: int) -> None:
     import torch
+    import torch.distributed as dist
 
     torch.set_num_threads(1)
     os.environ.update(

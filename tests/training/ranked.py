@@ -270,6 +270,13 @@ def learn_online(folder: Path, num_steps: int | None = None) -> dict[str, Any]:
     return {"episodes": rewards, "state": {k: v.detach().numpy() for k, v in model.state_dict().items()}}
 
 
+def run_command(arguments: list[str]) -> int:
+    """Run the command line."""
+    from worldline.cli.main import main
+
+    return main(arguments)
+
+
 def divide_a_scalar() -> str:
     """Return what is said of a model with a parameter without dimensions."""
     from worldline.errors import ConfigError

@@ -1,0 +1,140 @@
+"""`worldline launch`: what it starts, and that a run outlives the loss of a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli.tiny import MODEL, run
+from training.rank_pool import RankPool
+from training.ranked import run_command
+
+NUM_STEPS = 120
+BUDGET = ["--total-steps", str(NUM_STEPS), "--batch-size", "5", "--sequence-length", "6", "--device", "cpu"]
+INTERVALS = ["--log-interval", "1", "--save-interval", "10"]
+MAX_SECONDS = 240
+
+
+def train(data: Path, out: Path) -> list[str]:
+    return ["train", *MODEL, "--data", str(data), "--out", str(out), *BUDGET, *INTERVALS]
+
+
+def launch(data: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "worldline", "launch", "--nproc", "2", *options, "--", *train(data, out)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def steps_logged(out: Path) -> list[int]:
+    """Return the steps in `metrics.jsonl`; a line that is just being written does not count."""
+    try:
+        text = (out / "metrics.jsonl").read_text()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line)["step"] for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+
+
+def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    until = time.monotonic() + MAX_SECONDS
+    while not (steps := steps_logged(out)) or steps[-1] < step:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, f"step {step} was not reached"
+        time.sleep(0.01)
+
+
+def workers(launcher: subprocess.Popen[str]) -> dict[int, int]:
+    """Return the process ids of the workers that a launcher has running, by their ranks."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended meanwhile
+            continue
+    agents = {pid for pid, parent in parents.items() if parent == launcher.pid}
+    found = {}
+    for pid in (pid for pid, parent in parents.items() if parent in agents):
+        variables = dict(
+            entry.partition("=")[::2] for entry in (Path("/proc") / str(pid) / "environ").read_text().split("\0")
+        )
+        if "RANK" in variables:
+            found[int(variables["RANK"])] = pid
+    return found
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=MAX_SECONDS)
+    assert process.returncode == 0, errors
+
+
+def result(out: Path) -> tuple[bytes, list[dict[str, float]]]:
+    """Return the final weights, and the losses of every step."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    curve = [{name: line[name] for name in ("step", "loss", "grad_norm")} for line in lines]
+    assert [line["step"] for line in curve] == list(range(1, NUM_STEPS + 1))
+    return (out / "final" / "model.safetensors").read_bytes(), curve
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "cartpole.npz"
+    assert run("collect", "CartPole-v1", "--episodes", 10, "--out", path) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(
+    data: Path, tmp_path_factory: pytest.TempPathFactory, ranks: RankPool
+) -> tuple[bytes, list[dict[str, float]]]:
+    """The result of a run of two processes that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert ranks.run(run_command, 2, arguments=train(data, out)) == [0, 0]
+    return result(out)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
+
+
+def outlive(data: Path, out: Path, kills: list[tuple[int, int]]) -> list[float]:
+    """Kill the process of a rank when a step is reached, again and again; return the seconds to the next step."""
+    process = launch(data, out, "--max-restarts", str(len(kills)))
+    times = []
+    for step, rank in kills:
+        wait_for_step(process, out, step)
+        reached = steps_logged(out)[-1]
+        os.kill(workers(process)[rank], signal.SIGKILL)
+        began = time.monotonic()
+        wait_for_step(process, out, min(reached + 5, NUM_STEPS))
+        times.append(time.monotonic() - began)
+    finish(process)
+    return times
+
+
+@needs_proc
+def test_a_run_outlives_the_loss_of_either_process(
+    data: Path, expected: tuple[bytes, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    outlive(data, tmp_path / "run", [(25, 1), (70, 0)])
+    assert result(tmp_path / "run") == expected
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_run_outlives_ten_losses(
+    data: Path,
+    expected: tuple[bytes, list[dict[str, float]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    generator = random.Random(0)
+    kills = [(10 * index + generator.randrange(1, 8), generator.randrange(2)) for index in range(10)]
+    times = outlive(data, tmp_path / "run", kills)
+    assert result(tmp_path / "run") == expected
+    with capsys.disabled():
+        print(f"\nseconds from the kill to 5 steps later: {', '.join(f'{seconds:.1f}' for seconds in times)}")
