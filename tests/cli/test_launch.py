@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from cli.tiny import MODEL, run
 from training.rank_pool import RankPool
 from training.ranked import run_command
+from worldline.cli.launch import LaunchOptions, environment, torchrun
 
 NUM_STEPS = 120
 BUDGET = ["--total-steps", str(NUM_STEPS), "--batch-size", "5", "--sequence-length", "6", "--device", "cpu"]
@@ -98,6 +100,52 @@ def expected(
     return result(out)
 
 
+def test_torchrun_is_told_where_hosts_meet() -> None:
+    options = LaunchOptions(nnodes="1:4", node_rank=1, rdzv="host0:29400", rdzv_id="a", local_addr="10.0.0.2")
+    command = torchrun(options, ["train", "x", "--resume"], nproc=8)
+    assert command[1:] == [
+        *("-m", "torch.distributed.run", "--nproc-per-node=8", "--max-restarts=3", "--nnodes=1:4"),
+        *("--rdzv-backend=c10d", "--rdzv-endpoint=host0:29400", "--rdzv-id=a", "--rdzv-conf=is_host=0"),
+        *("--local-addr=10.0.0.2", "-m", "worldline", "train", "x", "--resume"),
+    ]
+
+
+def test_processes_share_the_cores_and_no_store() -> None:
+    cores = os.cpu_count() or 1
+    assert environment({}, nproc=cores * 2)["OMP_NUM_THREADS"] == "1"
+    assert environment({}, nproc=1)["OMP_NUM_THREADS"] == str(cores)
+    assert environment({"OMP_NUM_THREADS": "3"}, nproc=1) == {
+        "OMP_NUM_THREADS": "3",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nproc", "2"], "Say what to launch after --"),
+        (["--nproc", "2", "--", "collect", "CartPole-v1"], "a worldline train command"),
+        (["--nnodes", "2", "--", "train", "bc:small", "--data", "d", "--out", "o"], "--nnodes 2 needs --rdzv"),
+        (["--nproc", "-1", "--", "train", "bc:small", "--data", "d", "--out", "o"], "must be at least 0"),
+        (["--", "train", "bc:small", "--out", "o"], "There is nothing to learn from"),
+        (["--ray", "--nnodes", "2", "--rdzv", "a:1", "--", "train", "bc:small"], "With --ray, Ray chooses the hosts"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_started(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("launch", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_in_the_folder_is_not_resumed_by_accident(
+    expected: object, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "something").touch()
+    assert run("launch", "--nproc", "2", "--", *train(data, tmp_path)) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 
 
@@ -138,3 +186,68 @@ def test_a_run_outlives_ten_losses(
     assert result(tmp_path / "run") == expected
     with capsys.disabled():
         print(f"\nseconds from the kill to 5 steps later: {', '.join(f'{seconds:.1f}' for seconds in times)}")
+
+
+HOSTS = {"10.79.0.1": "worldline-a", "10.79.0.2": "worldline-b"}  # address -> name of its network namespace
+
+
+def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """Two hosts: network namespaces with an address each, and a cable between them."""
+    try:
+        for name in HOSTS.values():
+            ip("netns", "add", name)
+        ip("link", "add", "worldline-0", "type", "veth", "peer", "name", "worldline-1")
+        for index, (address, name) in enumerate(HOSTS.items()):
+            ip("link", "set", f"worldline-{index}", "netns", name)
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", f"worldline-{index}")
+            for device in ("lo", f"worldline-{index}"):
+                ip("-n", name, "link", "set", device, "up")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"Network namespaces cannot be made here: {getattr(error, 'stderr', error)}")
+    try:
+        yield list(HOSTS)
+    finally:
+        for name in HOSTS.values():
+            lose(name)
+            ip("netns", "del", name)
+
+
+def lose(host: str) -> None:
+    """Kill everything that runs on a host."""
+    for pid in ip("netns", "pids", host).stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def launch_on(address: str, data: Path, out: Path, log: Path, *more: str) -> subprocess.Popen[str]:
+    """Start one of the two launchers, with one process each."""
+    index = list(HOSTS).index(address)
+    options = ["--nproc", "1", "--nnodes", "2", "--node-rank", str(index), "--rdzv", "10.79.0.1:29400"]
+    command = [sys.executable, "-m", "worldline", "launch", *options, "--local-addr", address, "--", *train(data, out)]
+    return subprocess.Popen(
+        ["ip", "netns", "exec", HOSTS[address], *command, *more],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": f"worldline-{index}"},
+        stdout=subprocess.DEVNULL,
+        stderr=log.open("a"),
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_lost_host_that_comes_back_is_taken_up_again(
+    data: Path, expected: tuple[bytes, list[dict[str, float]]], tmp_path: Path, hosts: list[str]
+) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
+    first, second = (launch_on(address, data, out, log) for address in hosts)
+    wait_for_step(first, out, 35)
+    lose(HOSTS[hosts[1]])
+    second.wait()
+    assert steps_logged(out)[-1] < NUM_STEPS
+    second = launch_on(hosts[1], data, out, log, "--resume")
+    for launcher in (first, second):
+        assert launcher.wait(timeout=MAX_SECONDS) == 0, log.read_text()
+    assert result(out) == expected

@@ -44,6 +44,8 @@ class LaunchOptions:
     """The address by which other hosts reach this one, where its name does not say."""
     max_restarts: int = 3
     """How many times to begin again after a process was lost."""
+    ray: bool = False
+    """Start the processes as workers of a Ray Train job (pip install 'worldline[ray]'), on whatever hosts Ray has."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,7 +58,14 @@ def main(arguments: Sequence[str]) -> None:
     given, _ = train.parse_arguments(command[1:])
     if options.node_rank == 0:  # once, and before any process of this run has written there
         runs.check_folder(given.out, resume=given.resume)
-    nproc = options.nproc or _num_gpus() or 1
+    num_gpus = _num_gpus()
+    nproc = options.nproc or num_gpus or 1
+    if options.ray:
+        from worldline.cli.on_ray import train_on_ray
+
+        wants_gpu = given.training.device == "cuda" or (given.training.device == "auto" and num_gpus > 0)
+        train_on_ray(resuming(command), num_workers=nproc, use_gpu=wants_gpu, max_restarts=options.max_restarts)
+        return
     _run(torchrun(options, command, nproc=nproc), environment(os.environ, nproc=nproc))
 
 
@@ -78,9 +87,13 @@ def torchrun(options: LaunchOptions, command: Sequence[str], *, nproc: int) -> l
         ]
         if options.local_addr:
             meeting.append(f"--local-addr={options.local_addr}")
-    resume = [] if "--resume" in command else ["--resume"]
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={nproc}", f"--max-restarts={options.max_restarts}"]
-    return [sys.executable, *launcher, *meeting, "-m", "worldline", *command, *resume]
+    return [sys.executable, *launcher, *meeting, "-m", "worldline", *resuming(command)]
+
+
+def resuming(command: Sequence[str]) -> list[str]:
+    """Return the command with --resume: whoever begins it again goes on at the newest checkpoint."""
+    return [*command, *([] if "--resume" in command else ["--resume"])]
 
 
 def environment(inherited: Mapping[str, str], *, nproc: int) -> dict[str, str]:
@@ -102,6 +115,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def _check(options: LaunchOptions) -> None:
     if options.nproc < 0 or options.max_restarts < 0 or options.node_rank < 0:
         raise ConfigError("--nproc, --max-restarts and --node-rank must be at least 0.")
+    if options.ray and options.nnodes != "1":
+        raise ConfigError("With --ray, Ray chooses the hosts. Leave out --nnodes; --nproc is the number of workers.")
     if options.nnodes != "1" and not options.rdzv:
         raise ConfigError(f"--nnodes {options.nnodes} needs --rdzv HOST:PORT, where the hosts meet: that of host 0.")
 
