@@ -30,6 +30,7 @@ def mppi(
     temperature: float = 0.5,
     proposals: Tensor | None = None,
     generator: torch.Generator | None = None,
+    takes_best: bool = False,
 ) -> Plan:
     """Plan by model-predictive path integrals (Williams et al. 2015) over the best samples, as in TD-MPC2.
 
@@ -42,6 +43,7 @@ def mppi(
         temperature: See `elites`.
         proposals: `[H, N, P, A]`, sequences that are among the samples of every iteration (of a policy, say).
         generator: For a plan that comes out the same again; None draws from torch's default generator.
+        takes_best: Whether the best of the last samples is chosen, and not one of the elites by chance.
 
     Returns:
         The distribution, and one of the last elites, drawn by weight.
@@ -50,7 +52,8 @@ def mppi(
     def weigh(values: Tensor) -> Tensor:
         return torch.softmax(temperature * values, -1)
 
-    return _search(evaluate, sequences, weigh, (iterations, samples, elites), proposals, generator)
+    counts = (iterations, samples, elites)
+    return _search(evaluate, sequences, weigh, counts, proposals, generator, takes_best=takes_best)
 
 
 def cem(
@@ -83,7 +86,7 @@ def _search(
     proposals: Tensor | None,
     generator: torch.Generator | None,
     *,
-    takes_best: bool = False,
+    takes_best: bool,
 ) -> Plan:
     iterations, samples, elites = counts
     num_proposals = 0 if proposals is None else proposals.shape[2]

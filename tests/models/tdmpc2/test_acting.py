@@ -8,6 +8,7 @@ import torch
 from models.tdmpc2.tiny_tdmpc2 import make_model
 from worldline.models.tdmpc2 import TDMPC2, ActorState
 from worldline.models.tdmpc2.acting import propose
+from worldline.planning import every_sequence, sequence_values
 
 OBS = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
 
@@ -41,9 +42,21 @@ def test_planning_chooses_what_is_rewarded():
     assert (state.plan[0, :, 0] > 0.8).all()
 
 
-def test_planning_chooses_the_better_of_two():
-    model = reward_model(make_model(action_type="discrete", episodic=False))
+@pytest.mark.parametrize("samples", [8, 7])  # for all sequences of 3 steps, and for fewer
+def test_planning_chooses_the_better_of_two(samples: int):
+    model = reward_model(make_model(action_type="discrete", episodic=False, horizon=3, plan_samples=samples))
     assert model.act(OBS, deterministic=True)[0].tolist() == [[1, 0]] * 3
+
+
+def test_the_best_of_all_sequences_of_choices_is_taken():
+    model = make_model(action_type="discrete", action_dim=3, horizon=2, plan_samples=9).eval()
+    state = model.encode(OBS)
+    action, memory = model.plan(state, deterministic=True)
+    sequences = every_sequence(2, 3)
+    values = sequence_values(model, state, sequences[:, None].expand(2, 3, 9, 3), deterministic=True)  # [N, S]
+    assert torch.equal(action, sequences[0, values.argmax(-1)])
+    weights = torch.softmax(model.config.plan_temperature * values, -1)
+    torch.testing.assert_close(memory.plan, torch.einsum("ns,hsa->hna", weights, sequences))
 
 
 def reward_model(model: TDMPC2) -> TDMPC2:
