@@ -1,8 +1,8 @@
 """How TD-MPC2 acts: by MPPI in its latent space, some of the sequences proposed by the policy.
 
-Discrete actions are planned as one-hot vectors. Where there are no more sequences than would be sampled, each is valued,
-once; otherwise they are drawn from categorical distributions that are fitted to the best ones. Exploration mixes in a
-share of the uniform distribution, as noise of `plan_min_std` does for continuous actions.
+Discrete actions are planned as one-hot vectors. Where there are no more sequences than would be sampled, each is
+valued, once; otherwise they are drawn from categorical distributions that are fitted to the best ones. Exploration
+mixes in a share of the uniform distribution, as noise of `plan_min_std` does for continuous actions.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ def plan(model: TDMPC2, state: State, previous: ActorState, *, deterministic: bo
         temperature=config.plan_temperature,
         proposals=proposals,
         generator=generator,
-        # Near a maximum one number does as well as the next; of choices one is the best.
-        takes_best=deterministic and config.is_discrete,
     )
-    first = found.actions[0]
-    action = first if deterministic else found.sequences.explore(first)
+    if deterministic:
+        # Near a maximum one number does as well as the next; of choices one is the best.
+        action = found.best[0] if config.is_discrete else found.actions[0]
+    else:
+        action = found.sequences.explore(found.actions[0])
     return action, ActorState(plan=found.sequences.mean)
 
 
