@@ -83,7 +83,7 @@ class ReplayBuffer:
         self._action_sizes = None if action_sizes is None else checked_sizes(action_sizes, self._action_dim)
         self._store: RowStore | None = None
         self._meta: list[Mapping[str, Any]] = []  # one per episode added; the store knows how many were evicted
-        self._windows: dict[int, Windows] = {}
+        self._windows: dict[tuple[int, bool], Windows] = {}  # by number of rows and whether padded
         self._seed = 0
         self._step = 0
 
@@ -185,6 +185,8 @@ class ReplayBuffer:
         batch_size: int | BatchRequest,
         seq_len: int | None = None,
         device: str | torch.device = "cpu",
+        *,
+        pad_end: bool = False,
     ) -> Batch:
         """Return the windows that belong to the current step, and go on to the next.
 
@@ -195,6 +197,7 @@ class ReplayBuffer:
             batch_size: B, the number of windows; or a `BatchRequest` with all three.
             seq_len: T, the number of rows of each; None means 50.
             device: Where the tensors shall be. Copies to CUDA go through pinned memory and are not waited for.
+            pad_end: Whether windows begin at every step, and are padded beyond the end of the episode.
 
         Raises:
             DataError: The buffer is empty.
@@ -203,7 +206,7 @@ class ReplayBuffer:
         if isinstance(batch_size, BatchRequest):
             request = batch_size
             batch_size, seq_len, device = request.batch_size, request.seq_len, request.device
-        windows = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len)
+        windows = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len, pad_end)
         drawn = windows.draw(positive("batch_size", batch_size), seed=self._seed, step=self._step)
         batch = self._batch(windows.gather(drawn), device)
         self._step += 1
@@ -328,14 +331,15 @@ class ReplayBuffer:
         obs = {name: (shape, self._obs_dtypes[name]) for name, shape in self._shapes.items()}
         return {**obs, "actions": ((self._action_dim,), float32), "rewards": ((), float32), "flags": ((4,), boolean)}
 
-    def _windows_of(self, seq_len: int) -> Windows:
+    def _windows_of(self, seq_len: int, pad_end: bool) -> Windows:
         store = self._store
         if store is None:
             raise DataError("The buffer is empty. Add an episode before you sample.")
-        windows = self._windows.get(seq_len)
+        windows = self._windows.get((seq_len, pad_end))
         if windows is None or windows.version != store.version:
             self._windows = {key: value for key, value in self._windows.items() if value.version == store.version}
-            windows = self._windows[seq_len] = Windows(store, positive("seq_len", seq_len))
+            windows = Windows(store, positive("seq_len", seq_len), pad_end=pad_end)
+            self._windows[seq_len, pad_end] = windows
         return windows
 
     def _batch(self, windows: dict[str, Array], device: str | torch.device) -> Batch:

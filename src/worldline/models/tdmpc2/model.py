@@ -42,6 +42,8 @@ class TDMPC2(WorldModel):
     """The encoder, the dynamics, the heads, the policy prior and the ensemble of values."""
 
     family: ClassVar[str] = "tdmpc2"
+    # A window of H + 1 rows of an episode has its end as the last step only, which networks would learn to tell by.
+    pads_end: ClassVar[bool] = True
     decodes: ClassVar[bool] = False
     value_range: Tensor
 
