@@ -29,14 +29,13 @@ from worldline.data.shapes import (
 )
 from worldline.data.store import OBS, TERMINATION, RowStore
 from worldline.data.windows import Windows
-from worldline.device import resolve_device
+from worldline.device import move, resolve_device
 from worldline.episode import Array, DataSpec, Episode, ObsShape, checked_rewards, unnamed_obs
 from worldline.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
-    from torch import Tensor
 
 DEFAULT_SEQ_LEN = 50  # rows of a window where none are asked for, as in `TrainingConfig.sequence_length`
 
@@ -318,18 +317,25 @@ class ReplayBuffer:
         closing = {name: convert(f"final_obs ({name})", block.final_obs[name], dtypes[name]) for name in columns}
         columns["actions"] = encode_actions(block.actions, action_dim=self._action_dim, action_sizes=sizes)
         columns["rewards"] = convert("rewards", block.rewards, np.dtype(np.float32))
+        tasks = block.tasks()
+        if self._store is not None and ((tasks is None) is ("task" in self._store.columns)):
+            raise DataError('Some episodes have a task number in meta["task"] and others have none. Give it to all.')
+        if tasks is not None:
+            columns["task"], closing["task"] = np.repeat(tasks, np.diff(block.ends, prepend=0)), tasks
         # Nothing can fail from here on.
         self._action_sizes, self._obs_dtypes = sizes, dtypes
         if self._store is None:
-            self._store = RowStore(self._layout(), self._capacity)
+            self._store = RowStore(self._layout(has_tasks=tasks is not None), self._capacity)
         self._store.append(columns, closing, block)
         self._meta.extend(block.meta)
         del self._meta[: len(self._meta) - self._store.num_episodes]
 
-    def _layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    def _layout(self, *, has_tasks: bool) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         float32, boolean = np.dtype(np.float32), np.dtype(np.bool_)
-        obs = {name: (shape, self._obs_dtypes[name]) for name, shape in self._shapes.items()}
-        return {**obs, "actions": ((self._action_dim,), float32), "rewards": ((), float32), "flags": ((4,), boolean)}
+        layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+        layout = {name: (shape, self._obs_dtypes[name]) for name, shape in self._shapes.items()}
+        layout |= {"actions": ((self._action_dim,), float32), "rewards": ((), float32), "flags": ((4,), boolean)}
+        return layout | ({"task": ((), np.dtype(np.int64))} if has_tasks else {})
 
     def _windows_of(self, seq_len: int, pad_end: bool) -> Windows:
         store = self._store
@@ -348,7 +354,7 @@ class ReplayBuffer:
         tensors = {name: torch.from_numpy(window) for name, window in windows.items()}
         if device != "cpu":
             place = torch.device(resolve_device(device))
-            tensors = {name: _move(tensor, place) for name, tensor in tensors.items()}
+            tensors = {name: move(tensor, place) for name, tensor in tensors.items()}
         terminations, is_first, step_mask, obs_mask = tensors["flags"].unbind(-1)
         return Batch(
             obs=unnamed_obs({name: tensors[name] for name in self._shapes}),
@@ -358,6 +364,7 @@ class ReplayBuffer:
             is_first=is_first,
             step_mask=step_mask,
             obs_mask=obs_mask,
+            extras={"task": tensors["task"]} if "task" in tensors else {},
         )
 
     def _episode(self, index: int) -> Episode:
@@ -385,9 +392,3 @@ class ReplayBuffer:
         for index in indices.tolist():
             subset.add(self._episode(index))
         return subset
-
-
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.tdmpc2.tiny_tdmpc2 import make_model
+from worldline.errors import ConfigError
 from worldline.models.tdmpc2 import TDMPC2, ActorState
 from worldline.models.tdmpc2.acting import propose
 from worldline.planning import every_sequence, sequence_values
@@ -133,3 +134,21 @@ def test_actions_that_a_task_has_not_are_never_taken(action_type: str):
         assert not action[0, 2:].any()
     model = make_model(action_type=action_type, action_dim=4, task_action_dims=(2, 4), plans=False).eval()
     assert not model.act(OBS[:2], task=torch.tensor([0, 1]))[0][0, 2:].any()
+
+
+def test_the_policy_of_a_task_is_told_its_task():
+    model = make_model(action_dim=4, task_action_dims=(2, 4)).eval()
+    for task in (0, 1):
+        expected, _ = model.act(OBS, deterministic=True, task=torch.full((3,), task))
+        action, state = model.for_task(task).act(OBS, deterministic=True)
+        assert torch.equal(action, expected)
+        assert model.for_task(task).act(OBS, state)[0].shape == (3, 4)
+    with pytest.raises(ConfigError, match="no task 2"):
+        model.for_task(2)
+
+
+def test_the_policy_of_a_task_acts_on_dicts():
+    model = make_model(obs_shape={"a": (2,), "b": (1,)}, task_action_dims=(1, 2)).eval()
+    action, _ = model.for_task(0).act({"a": OBS[:, :2], "b": OBS[:, 2:]})
+    assert action.shape == (3, 2)
+    assert not action[:, 1].any()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from worldline.batch import Obs
 from worldline.planning import CategoricalSequences, NormalSequences, Sequences, every_sequence, mppi, sequence_values
 
 if TYPE_CHECKING:
@@ -29,6 +30,27 @@ class ActorState:
 
     plan: Tensor | None = None  # [H, N, A], mean of the planned sequences
     is_fresh: Tensor | None = None  # [N] bool, the environments for which the plan counts for nothing
+
+
+class TaskPolicy:
+    """The policy of one task of a model of several."""
+
+    def __init__(self, model: TDMPC2, task: int) -> None:
+        self.model = model
+        self.task = task
+
+    def act(
+        self,
+        obs: Obs,
+        state: ActorState | None = None,
+        *,
+        is_first: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, ActorState]:
+        """Choose actions `[N, A]` for N environments of the task; see `protocols.Policy`."""
+        num = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        task = torch.full((num,), self.task)
+        return self.model.act(obs, state, is_first=is_first, deterministic=deterministic, task=task)
 
 
 def reset(state: ActorState | None, is_first: Tensor | None) -> ActorState:
