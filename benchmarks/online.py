@@ -30,8 +30,9 @@ from worldline.report.svg import LineChart, Series, line_chart
 HERE = Path(__file__).parent
 CURVES = HERE / "results" / "curves"
 STYLE = (
-    "<style>svg{font:12px sans-serif;background:#fff}path,polyline{fill:none}.accent{stroke:#1a56db}"
-    ".muted{stroke:#777}.true{stroke:#111}.grid{stroke:#ddd}.axis{stroke:#999}text{stroke:none;fill:#333}</style>"
+    "<style>svg{font:12px sans-serif;background:#fff}.accent{--c:#1a56db}.second{--c:#c2410c}.third{--c:#15803d}"
+    ".muted{--c:#777}path,polyline{fill:none}.line{stroke:var(--c);stroke-width:1.5}.dashed{stroke-dasharray:5 4}"
+    ".dot{fill:var(--c)}.hover{fill:none}.grid{stroke:#ddd}.axis{stroke:#999}text{fill:#333}</style>"
 )
 
 
@@ -133,8 +134,11 @@ def write(name: str, protocol: Protocol, runs: Path) -> None:
     (CURVES / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     lines = [
         Series(name=f"seed {seed}", x=points["env_steps"], y=points["return"], color=color)
-        for (seed, points), color in zip(found["seeds"].items(), ("accent", "true", "muted"), strict=False)
+        for (seed, points), color in zip(found["seeds"].items(), ("accent", "second", "third"), strict=False)
     ]
+    steps = [step for line in lines for step in line.x]
+    goal = Series(name="goal", x=[min(steps), max(steps)], y=[protocol.goal] * 2, color="muted", is_dashed=True)
+    lines.append(goal)
     chart = LineChart(title=name, series=lines, x_label="environment steps", y_label="return of 20 episodes")
     drawn = line_chart(chart)
     end = drawn.index(">")
