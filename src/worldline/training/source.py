@@ -54,12 +54,15 @@ def open_source(
     sequence_length: int,
     device: torch.device,
     seed: int,
+    pad_end: bool = False,
     rank: int = 0,
     num_ranks: int = 1,
 ) -> Source:
     """Return the source of batches that `data` is, decided once by the signatures of its `sample` and `seek`.
 
     Of several processes, each gets its `batch.share` of the windows of every batch.
+
+    A sampler that takes `pad_end` is told; another decides by itself which windows there are.
 
     Raises:
         ConfigError: `data` is no sampler and no iterable of batches, or there are fewer windows than processes.
@@ -72,7 +75,7 @@ def open_source(
     place: dict[str, Any] = {"rank": rank, "num_ranks": num_ranks} if num_ranks > 1 else {}
     if isinstance(data, Sampler):  # by name only: it is either kind of sampler
         request = BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))
-        draw = _sampling(data.sample, request)
+        draw = _sampling(data.sample, request, pad_end=pad_end)
     elif isinstance(data, Iterable):
         draw = _Cycle(data, device)
     else:
@@ -108,9 +111,15 @@ _EXPECTED = (
 )
 
 
-def _sampling(sample: Callable[..., Batch], request: BatchRequest) -> Callable[[], Batch]:
+def _sampling(sample: Callable[..., Batch], request: BatchRequest, *, pad_end: bool) -> Callable[[], Batch]:
     signature = inspect.signature(sample)
-    keywords = {"batch_size": request.batch_size, "seq_len": request.seq_len, "device": request.device}
+    keywords: dict[str, Any] = {
+        "batch_size": request.batch_size,
+        "seq_len": request.seq_len,
+        "device": request.device,
+    }
+    if pad_end and _accepts(signature, **keywords, pad_end=True):
+        return lambda: sample(**keywords, pad_end=True)
     if _accepts(signature, **keywords):
         return lambda: sample(**keywords)
     if _accepts(signature, request):
