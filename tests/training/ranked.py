@@ -288,3 +288,25 @@ def divide_a_scalar() -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def save_parts(folder: Path, strategy: Any) -> dict[str, Any]:
+    """Train a little, and write the weights as torch.distributed.checkpoint does."""
+    from worldline.errors import FileError
+    from worldline.training.dcp import save_weights
+
+    model = MaskedModel()
+    trainer = Trainer(model, make_config(total_steps=3, strategy=strategy))
+    trainer.train(make_buffer())
+    save_weights(trainer, folder)
+    try:
+        save_weights(trainer, folder)
+    except FileError as error:
+        message = str(error)
+    return {
+        "state": {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()},
+        "message": message,
+        "shapes": [
+            tuple(getattr(part, "to_local", lambda part=part: part)().shape) for part in trainer.parts().values()
+        ],
+    }

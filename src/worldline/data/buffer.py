@@ -221,7 +221,8 @@ class ReplayBuffer:
             ConfigError: One of them is negative, or there is no such process.
         """
         if seed < 0 or step < 0 or not 0 <= rank < num_ranks:
-            raise ConfigError(f"seek got seed {seed}, step {step}, rank {rank} of {num_ranks}; expected none below 0.")
+            got = f"seed {seed}, step {step}, rank {rank} of {num_ranks}"
+            raise ConfigError(f"seek got {got}; expected numbers from 0 on, and a rank below their number.")
         self._seed, self._step, self._place = int(seed), int(step), (int(rank), int(num_ranks))
 
     def episodes(self) -> Iterator[Episode]:

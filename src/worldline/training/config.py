@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from worldline.config import to_dict
 from worldline.errors import ConfigError
 
 
@@ -65,6 +67,16 @@ def free_settings(config: TrainingConfig) -> frozenset[str]:
     """
     free = {"log_interval", "eval_interval", "save_interval", "device", "strategy"}
     return frozenset(free | {"total_steps"} if config.schedule == "constant" else free)
+
+
+def changed_settings(saved: Mapping[str, Any], config: TrainingConfig) -> list[str]:
+    """Return which settings of `config` that a run depends on are not those of `saved`, as a dict has them."""
+    free = free_settings(config)
+    return [
+        f"{name} {saved.get(name)!r} -> {value!r}"
+        for name, value in to_dict(config).items()
+        if name not in free and saved.get(name) != value
+    ]
 
 
 def learning_rate_at(config: TrainingConfig, step: int) -> float:

@@ -66,6 +66,10 @@ class Parallel(abc.ABC):
         """Bring the present weights into the user's model."""
 
     @abc.abstractmethod
+    def parts(self) -> Mapping[str, Tensor]:
+        """Return what this process has of the weights and buffers in use, by name."""
+
+    @abc.abstractmethod
     def whole(self) -> contextlib.AbstractContextManager[None]:
         """Run the body with the present weights in the user's model, and that on the device."""
 
@@ -124,6 +128,10 @@ class DataParallel(Parallel):
 
     def gather(self) -> None:
         """Do nothing: the model's weights are the ones in use."""
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """Return the model's weights and buffers: every process has all of them."""
+        return self._model.state_dict()
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:

@@ -103,6 +103,10 @@ class ShardedParallel(Parallel):
         for name, tensor in tensors_of(self._sharded).items():
             whole[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
 
+    def parts(self) -> Mapping[str, Tensor]:
+        """Return weights as `DTensor`s, and buffers."""
+        return self._sharded.state_dict()
+
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
         """Run the body with the present weights in the whole model, and that on the device."""

@@ -24,7 +24,7 @@ from worldline.protocols import PadsEnd
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
 from worldline.training.checkpoint import Checkpoint
-from worldline.training.config import TrainingConfig, free_settings, learning_rate_at
+from worldline.training.config import TrainingConfig, changed_settings, learning_rate_at
 from worldline.training.distributed import ALONE, StopVote, gather_rng, join, load_everywhere, own_rng
 from worldline.training.finite import NonFiniteStep, RngState, save_offending_batch
 from worldline.training.interrupts import Interrupts
@@ -199,6 +199,10 @@ class Trainer(Generic[ModelT]):
             else {},
         )
 
+    def parts(self) -> Mapping[str, Tensor]:
+        """Return what this process has of the weights and buffers in use, by name; of divided ones, `DTensor`s."""
+        return self._updater.parts()
+
     def _prepare(self, data: Data, resume_from: str | os.PathLike[str] | None) -> RngState | None:
         """Make everything ready for the loop and return the generators' state to start it with, if it is known."""
         keep_freed_memory(self.device.type)
@@ -314,12 +318,7 @@ class Trainer(Generic[ModelT]):
         self.last_checkpoint = checkpoint.path
 
     def _warn_of_changes(self, saved: Mapping[str, Any]) -> None:
-        free = free_settings(self.config)
-        changes = [
-            f"{name} {saved.get(name)!r} -> {value!r}"
-            for name, value in to_dict(self.config).items()
-            if name not in free and saved.get(name) != value
-        ]
+        changes = changed_settings(saved, self.config)
         device = str(saved.get("device"))
         if device.partition(":")[0] != self.device.type:
             changes.append(f"device {device!r} -> {str(self.device)!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,10 @@ class Updater:
         else:
             with self._parallel.whole():
                 yield
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """Return what this process has of the weights and buffers in use, by name."""
+        return self._model.state_dict() if self._parallel is None else self._parallel.parts()
 
     @property
     def home(self) -> torch.device:
