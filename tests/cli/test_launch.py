@@ -146,6 +146,15 @@ def test_a_run_in_the_folder_is_not_resumed_by_accident(
     assert "is not empty" in capsys.readouterr().err
 
 
+def test_acting_online_takes_the_whole_model(ranks: RankPool, tmp_path: Path) -> None:
+    arguments = ["train", "bc:small", "--env", "CartPole-v1", "--env-steps", "60", "--seed-steps", "50", "--strategy"]
+    for strategy, status in (("fsdp", 2), ("ddp", 0)):
+        out = tmp_path / strategy
+        more = [strategy, "--eval-episodes", "2", "--batch-size", "4", "--sequence-length", "5", "--out", str(out)]
+        assert ranks.run(run_command, 2, arguments=[*arguments, *more, "--device", "cpu"]) == [status, status]
+    assert (out / "final" / "model.safetensors").is_file()
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 
 

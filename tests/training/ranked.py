@@ -277,6 +277,22 @@ def run_command(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def renormalise() -> str:
+    """Return what is said of a model that does after an update what only whole tensors can do."""
+    from worldline.errors import ConfigError
+
+    class Renormalising(MaskedModel):
+        @torch.no_grad()
+        def after_update(self) -> None:
+            self.first.weight.copy_(torch.renorm(self.first.weight, 2, 0, 1.0))
+
+    try:
+        Trainer(Renormalising(), make_config(strategy="fsdp")).train(make_buffer())
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def divide_a_scalar() -> str:
     """Return what is said of a model with a parameter without dimensions."""
     from worldline.errors import ConfigError

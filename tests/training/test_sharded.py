@@ -55,6 +55,12 @@ def test_resumed_on_as_many_processes_it_ends_with_the_same_bits(ranks: RankPool
         assert all(np.array_equal(part["state"][name], value) for name, value in whole["state"].items())
 
 
+def test_what_cannot_follow_an_update_of_parts_is_an_error(ranks: RankPool) -> None:
+    for message in ranks.run(ranked.renormalise, 2):
+        assert "Renormalising.after_update cannot be done with divided parameters" in message
+        assert message.endswith("Use strategy 'ddp'.")
+
+
 def test_a_scalar_parameter_cannot_be_divided(ranks: RankPool) -> None:
     for message in ranks.run(ranked.divide_a_scalar, 2):
         assert "which temperature lack" in message

@@ -183,9 +183,12 @@ class TrainingRun:
     def _open_data(self, model: Model, buffer: ReplayBuffer) -> tuple[Sampler, Callback, list[Callback]]:
         """Return what is trained on, what logs it, and the callbacks that online data needs."""
         from worldline.training.callbacks import DataCallback, EvaluationCallback, LoggingCallback
+        from worldline.training.distributed import join
 
         if self.online is None:
             return buffer, LoggingCallback(self.out, console=False), []
+        if self.training.strategy == "fsdp" and not join().is_alone:
+            raise ConfigError("With --env, every process acts with the whole model. Use --strategy ddp.")
         sampler = online.open_sampler(self.online, model, buffer, seed=self.training.seed, out=self.out)
         callbacks: list[Callback] = [DataCallback(sampler)]
         if self.online.eval_episodes:

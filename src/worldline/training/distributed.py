@@ -70,9 +70,13 @@ class Ranks:
             )
         if name == "cpu":
             return name
-        device = resolve_device(f"cuda:{self.local_rank}")
+        if self.local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"Every process of a machine needs a GPU of its own; this is process {self.local_rank + 1} here, and "
+                f"{torch.cuda.device_count()} were found. Start fewer (--nproc), or use device='cpu'."
+            )
         torch.cuda.set_device(self.local_rank)
-        return device
+        return f"cuda:{self.local_rank}"
 
     def seed(self, seed: int) -> int:
         """Return the seed of this process's noise; that of the first is `seed` itself, as without others."""

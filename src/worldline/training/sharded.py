@@ -61,8 +61,18 @@ class ShardedParallel(Parallel):
         return self._trainable.param_groups()
 
     def after_update(self) -> None:
-        """Do what follows each optimiser step, on the parts of the parameters."""
-        self._trainable.after_update()
+        """Do what follows each optimiser step, on the parts of the parameters.
+
+        Raises:
+            ConfigError: It takes an operator that torch knows for whole tensors only.
+        """
+        try:
+            self._trainable.after_update()
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"{type(self._model).__name__}.after_update cannot be done with divided parameters: "
+                f"{str(error).rstrip('.')}. Use strategy 'ddp'."
+            ) from error
 
     def build_optimizer(self, *, weight_decay: float, grad_clip: float) -> Optimizer:
         """Return the optimiser of this process's parts, attached."""
