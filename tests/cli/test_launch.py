@@ -260,3 +260,27 @@ def test_a_lost_host_that_comes_back_is_taken_up_again(
     for launcher in (first, second):
         assert launcher.wait(timeout=MAX_SECONDS) == 0, log.read_text()
     assert result(out) == expected
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_launcher_that_is_told_to_stop_leaves_a_run_that_goes_on(
+    data: Path,
+    expected: tuple[bytes, list[dict[str, float]]],
+    tmp_path: Path,
+    number: signal.Signals,
+    status: int,
+) -> None:
+    out = tmp_path / "run"
+    process = launch(data, out)
+    wait_for_step(process, out, 15)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=MAX_SECONDS)
+    assert process.returncode == status, errors
+    assert "Go on where it stopped with" in errors
+    saved = sorted((out / "checkpoints").glob("step_*"))[-1]
+    assert saved.name == f"step_{steps_logged(out)[-1]:08d}"  # the last step that was done, not the last interval
+    again = [sys.executable, "-m", "worldline", "launch", "--nproc", "2", "--", *train(data, out), "--resume"]
+    finish(subprocess.Popen(again, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True))
+    assert result(out) == expected
