@@ -9,8 +9,9 @@ import sys
 import types
 
 import pytest
+import torch
 
-from worldline.memory import keep_freed_memory
+from worldline.memory import keep_freed_memory, memory_in_use
 
 _COUNT_FAULTS = """
 import resource, sys
@@ -84,3 +85,21 @@ def test_thresholds_are_as_high_as_glibc_takes_them(
     monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace(mallopt=mallopt))
     assert keep_freed_memory() == bool(accepted)
     assert calls == accepted
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="other systems tell less")
+def test_the_resident_set_grows_with_what_is_written() -> None:
+    before = memory_in_use()["memory_mb"]
+    held = torch.ones(25_000_000)
+    assert 90 < memory_in_use()["memory_mb"] - before < 200  # of 100
+    assert held.sum() > 0
+
+
+def test_the_peak_of_a_cuda_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", {"cuda:1": 5_000_000}.get)
+    assert memory_in_use("cuda:1")["device_memory_mb"] == 5.0
+
+
+def test_a_system_that_tells_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    assert memory_in_use() == {}

@@ -36,13 +36,13 @@ def test_the_folder_holds_everything(online_run):
     assert (config.data, config.training.total_steps) == (None, 20)
     assert (config.online.env, config.online.env_steps, config.online.num_envs) == ("CartPole-v1", 140, 2)
     rows = runs.read_metrics(online_run)
-    assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 18]
-    assert [row["env_steps"] for row in rows] == [60 + 4 * step for step in (3, 6, 9, 12, 15, 18)]
+    assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 18, 20]
+    assert [row["env_steps"] for row in rows] == [60 + 4 * step for step in (3, 6, 9, 12, 15, 18, 20)]
     for row in rows:
         assert row["collect/steps_per_second"] > 0
         assert row["learn/steps_per_second"] > 0
     evaluated = [row for row in rows if "eval/return" in row]
-    assert [row["step"] for row in evaluated] == [9, 18]
+    assert [row["step"] for row in evaluated] == [9, 18, 20]
     for row in evaluated:
         assert row["eval/return_low95"] <= row["eval/return"] <= row["eval/return_high95"]
         assert row["eval/return_std"] >= 0
@@ -70,7 +70,7 @@ def test_a_killed_run_ends_with_the_same_bytes(online_run, tmp_path):
     assert run("train", MODEL[0], "--out", out, "--resume") == 0  # all else is in config.yaml
     assert digest(out) == digest(online_run)
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [3, 6, 9, 12, 15, 18]
+    assert steps == [3, 6, 9, 12, 15, 18, 20]
 
 
 @pytest.mark.slow

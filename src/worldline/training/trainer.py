@@ -51,6 +51,7 @@ class Trainer(Generic[ModelT]):
         status: How the last `train` ended, or "running"; `stop_reason` is what `request_stop` was given.
         last_checkpoint: The newest checkpoint that this trainer wrote or resumed from.
         data_seconds: Time spent waiting for batches so far.
+        num_rows: Rows of all batches so far.
 
     Raises:
         ConfigError: The model is not trainable, or the device is not here.
@@ -68,6 +69,7 @@ class Trainer(Generic[ModelT]):
         self.stop_reason: str | None = None
         self.last_checkpoint: Path | None = None
         self.data_seconds = 0.0
+        self.num_rows = 0
         self._source: Source | None = None
         self._console: Console | None = None
         self._latest: tuple[int, Batch | None] = (0, None)
@@ -243,6 +245,7 @@ class Trainer(Generic[ModelT]):
             started = time.perf_counter()
             batch = source.batch(self.step)
             self.data_seconds += time.perf_counter() - started
+            self.num_rows += batch.rewards.numel()
             self._latest = (step, batch)
             losses = self._updater.step(step, batch)
             self.step = step

@@ -2,6 +2,7 @@
 
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.checkpoint import CheckpointCallback
+from worldline.training.callbacks.clock import TrainingClock
 from worldline.training.callbacks.data import DataCallback
 from worldline.training.callbacks.early_stopping import EarlyStoppingCallback
 from worldline.training.callbacks.evaluation import EvaluationCallback
@@ -16,4 +17,5 @@ __all__ = [
     "EvaluationCallback",
     "LoggingCallback",
     "ProgressCallback",
+    "TrainingClock",
 ]
