@@ -170,6 +170,20 @@ def test_a_run_is_only_resumed_as_it_was_begun(online_run, capsys):
     assert "num_envs was 2, not 3" in capsys.readouterr().err
 
 
+def test_a_fast_dev_run_collects_and_evaluates_and_leaves_nothing(tmp_path, capsys):
+    full = ["--env", "CartPole-v1", "--env-steps", "1000000", "--replay-ratio", "0.5"]
+    out = tmp_path / "run"
+    arguments = ["train", *MODEL, "--out", str(out), *full, "--batch-size", "2", "--sequence-length", "8"]
+    assert run(*arguments, "--fast-dev-run") == 0
+    assert "Everything works" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overfitting_needs_data(tmp_path, capsys):
+    assert run(*train(tmp_path / "run", "--overfit-batches", 2)) == 2
+    assert "--overfit-batches needs data" in capsys.readouterr().err
+
+
 def test_optimiser_steps_follow_from_environment_steps():
     config = OnlineConfig(env="x", env_steps=20_000, seed_steps=1000, replay_ratio=0.25)
     assert config.total_steps == 4750

@@ -271,7 +271,7 @@ def write_text(path: Path, text: str) -> None:
 def _holds_anything(folder: Path) -> bool:
     """Whether `folder` holds anything; a killed write may have left a hidden file, which does not count."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
-    if CONFIG in names and names <= {CONFIG, METRICS, CHECKPOINTS, "tensorboard"} and not is_begun(folder):
+    if CONFIG in names and names <= {CONFIG, METRICS, CHECKPOINTS, "tensorboard", "profile"} and not is_begun(folder):
         read_config(folder / CONFIG, RunConfig)  # somebody else's file of that name is refused
         return False
     return bool(names)

@@ -10,27 +10,54 @@ from worldline.report.axes import format_number
 from worldline.report.page import Figure, Table
 from worldline.report.svg import LineChart, Series
 
-_NOT_LOSSES = {"step", "learning_rate", "steps_per_second", "data_wait"}
+# What a line says of the machine and of the clock, in the order in which it is drawn, and what is not drawn at all.
+_MACHINE = ("steps_per_second", "data_wait", "memory_mb", "device_memory_mb")
+_NOT_DRAWN = {"step", "learning_rate", "rows_per_second", "train_seconds"}  # rows are steps times a constant
 _MAX_CURVES = 24
 _COLORS = ("accent", "second", "third", "true")
 _SMALL: dict[str, Any] = {"width": 260, "height": 170}
 
 
 def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Return one small chart per metric over optimiser steps.
+    """Return one small chart per metric over optimiser steps; what `machine_curves` draws is left out.
 
     Args:
         rows: Lines of `metrics.jsonl`, each with "step"; a metric may be missing from some of them.
     """
-    names = dict.fromkeys(name for row in rows for name in row if name not in _NOT_LOSSES)
-    charts = []
-    for name in sorted(names, key=lambda name: name != "loss")[:_MAX_CURVES]:  # "loss" first, the others as they come
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        line = Series(name=name, x=[step for step, _ in points], y=[value for _, value in points])
-        charts.append(LineChart(title=_readable(name), series=[line], x_label="optimiser step", **_SMALL))
-    left_out = len(names) - len(charts)
+    names = dict.fromkeys(name for row in rows for name in row if name not in _NOT_DRAWN and not _is_machine(name))
+    drawn = sorted(names, key=lambda name: name != "loss")[:_MAX_CURVES]  # "loss" first, the others as they come
+    left_out = len(names) - len(drawn)
     note = f" {left_out} more are in metrics.jsonl." if left_out > 0 else ""
+    charts = [curve(name, {name: rows}) for name in drawn]
     return Figure(charts=charts, caption=f"Each point is one logged step.{note}")
+
+
+def machine_curves(rows: Sequence[Mapping[str, float]]) -> Figure | None:
+    """Return charts of the throughput, the share of time spent waiting for data, and memory; None without any."""
+    names = dict.fromkeys([*_MACHINE, *(name for row in rows for name in row if _is_machine(name))])
+    charts = [curve(name, {name: rows}) for name in names if any(name in row for row in rows)]
+    return Figure(charts=charts) if charts else None
+
+
+def curve(name: str, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> LineChart:
+    """Return a small chart of the metric `name` over optimiser steps, with a line for each of the `runs` that has it.
+
+    Args:
+        name: A metric.
+        runs: Lines of `metrics.jsonl` by what to call the run.
+    """
+    series = []
+    for number, (label, rows) in enumerate(runs.items()):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            color, is_dashed = _COLORS[number % len(_COLORS)], number >= len(_COLORS)
+            x, y = [step for step, _ in points], [value for _, value in points]
+            series.append(Series(name=label, x=x, y=y, color=color, is_dashed=is_dashed))
+    return LineChart(title=_readable(name), series=series, x_label="optimiser step", **_SMALL)
+
+
+def _is_machine(name: str) -> bool:
+    return name in _MACHINE or name.endswith("/steps_per_second")
 
 
 def returns_by_rank(groups: Mapping[str, Sequence[float]], *, num_coloured: int = 1) -> Figure:
@@ -148,7 +175,7 @@ def horizon_table(model: Sequence[float], copy: Sequence[float], num_windows: Se
 
 
 def _readable(name: str) -> str:
-    return name.replace("_", " ").replace("/", ": ")
+    return name.replace("_mb", " (MB)").replace("_", " ").replace("/", ": ")
 
 
 def _written(value: Any) -> str:

@@ -45,12 +45,13 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, a few sentences, figures, tables."""
+    """A heading, a few sentences, figures, tables; `is_folded` hides all but the heading until it is asked for."""
 
     title: str
     text: str = ""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
+    is_folded: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

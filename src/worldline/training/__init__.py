@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         EarlyStoppingCallback,
         EvaluationCallback,
         LoggingCallback,
+        ProfilerCallback,
         ProgressCallback,
     )
     from worldline.training.config import TrainingConfig
@@ -28,6 +29,7 @@ _PUBLIC = {
     "EarlyStoppingCallback": "worldline.training.callbacks",
     "EvaluationCallback": "worldline.training.callbacks",
     "LoggingCallback": "worldline.training.callbacks",
+    "ProfilerCallback": "worldline.training.callbacks",
     "ProgressCallback": "worldline.training.callbacks",
     "Trainer": "worldline.training.trainer",
     "TrainingConfig": "worldline.training.config",
@@ -41,6 +43,7 @@ __all__ = [
     "EarlyStoppingCallback",
     "EvaluationCallback",
     "LoggingCallback",
+    "ProfilerCallback",
     "ProgressCallback",
     "Trainer",
     "TrainingConfig",

@@ -181,7 +181,7 @@ class Trainer(Generic[ModelT]):
         keep_freed_memory(self.device.type)
         self.model.to(self.device).train()
         self.optimizer.attach()
-        self._source = self._open(data, seed=self.config.seed)
+        self._source = self._open(data, seed=self.config.seed, num_kept=self.config.overfit_batches)
         if resume_from is not None or self.step == 0:
             # Also before a resume: a checkpoint from another device lacks this one's generator.
             seeding.seed_everything(self.config.seed)
@@ -197,7 +197,7 @@ class Trainer(Generic[ModelT]):
             return checkpoint.rng
         return seeding.rng_state() if self.step == 0 else None
 
-    def _open(self, data: Data, *, seed: int) -> Source:
+    def _open(self, data: Data, *, seed: int, num_kept: int = 0) -> Source:
         config = self.config
         return open_source(
             data,
@@ -205,6 +205,7 @@ class Trainer(Generic[ModelT]):
             sequence_length=config.sequence_length,
             device=self.device,
             seed=seed,
+            num_kept=num_kept,
         )
 
     def _set_goal(self, num_steps: int | None) -> None:

@@ -7,6 +7,7 @@ from worldline.training.callbacks.data import DataCallback
 from worldline.training.callbacks.early_stopping import EarlyStoppingCallback
 from worldline.training.callbacks.evaluation import EvaluationCallback
 from worldline.training.callbacks.logging import LoggingCallback
+from worldline.training.callbacks.profiler import ProfilerCallback
 from worldline.training.callbacks.progress import ProgressCallback
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "EarlyStoppingCallback",
     "EvaluationCallback",
     "LoggingCallback",
+    "ProfilerCallback",
     "ProgressCallback",
     "TrainingClock",
 ]
