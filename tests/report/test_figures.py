@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from worldline.report.figures import (
-    curve,
+    compared_curves,
     horizon_table,
     learning_curves,
     machine_curves,
@@ -46,13 +46,19 @@ def test_curves_of_the_machine_are_apart():
 
 
 def test_runs_side_by_side_keep_their_colours():
-    runs = {"a": [{"step": 1, "loss": 3.0}], "b": [{"step": 1, "x": 1.0}], "c": [{"step": 5, "loss": 2.0}]}
-    chart = curve("loss", runs)
-    assert [(line.name, line.x, line.y, line.color) for line in chart.series] == [
+    runs = {
+        "a": [{"step": 1, "z": 1.0, "x": 2.0, "loss": 3.0}],
+        "b": [{"step": 1, "x": 1.0}],
+        "c": [{"step": 5, "loss": 2.0}],
+    }
+    loss, x, z = compared_curves(runs).charts
+    assert [chart.title for chart in (loss, x, z)] == ["loss", "x", "z (a)"]
+    assert [(line.name, line.x, line.y, line.color) for line in loss.series] == [
         ("a", [1], [3.0], "accent"),
         ("c", [5], [2.0], "third"),
     ]
-    many = curve("loss", {str(number): [{"step": 1, "loss": 1.0}] for number in range(5)})
+    assert [line.name for line in x.series] == ["a", "b"]
+    (many,) = compared_curves({str(number): [{"step": 1, "loss": 1.0}] for number in range(5)}).charts
     assert [(line.color, line.is_dashed) for line in many.series][3:] == [("true", False), ("accent", True)]
 
 
