@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         LoggingCallback,
         ProfilerCallback,
         ProgressCallback,
+        TrainingClock,
     )
     from worldline.training.config import TrainingConfig
     from worldline.training.trainer import Trainer, train
@@ -31,6 +32,7 @@ _PUBLIC = {
     "LoggingCallback": "worldline.training.callbacks",
     "ProfilerCallback": "worldline.training.callbacks",
     "ProgressCallback": "worldline.training.callbacks",
+    "TrainingClock": "worldline.training.callbacks",
     "Trainer": "worldline.training.trainer",
     "TrainingConfig": "worldline.training.config",
     "train": "worldline.training.trainer",
@@ -46,6 +48,7 @@ __all__ = [
     "ProfilerCallback",
     "ProgressCallback",
     "Trainer",
+    "TrainingClock",
     "TrainingConfig",
     "train",
 ]
