@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from worldline.cli import runs
+from worldline.cli import reporting, runs
 from worldline.cli.online import OnlineConfig
 from worldline.data.buffer import ReplayBuffer
 
@@ -170,12 +170,18 @@ def test_a_run_is_only_resumed_as_it_was_begun(online_run, capsys):
     assert "num_envs was 2, not 3" in capsys.readouterr().err
 
 
-def test_a_fast_dev_run_collects_and_evaluates_and_leaves_nothing(tmp_path, capsys):
+def test_a_fast_dev_run_collects_and_evaluates_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     full = ["--env", "CartPole-v1", "--env-steps", "1000000", "--replay-ratio", "0.5"]
     out = tmp_path / "run"
     arguments = ["train", *MODEL, "--out", str(out), *full, "--batch-size", "2", "--sequence-length", "8"]
+    rows = []
+    write = reporting.write_training_report
+    monkeypatch.setattr(
+        reporting, "write_training_report", lambda *args: rows.extend(runs.read_metrics(args[0])) or write(*args)
+    )
     assert run(*arguments, "--fast-dev-run") == 0
     assert "Everything works" in capsys.readouterr().out
+    assert [row["step"] for row in rows if "eval/return" in row] == [2, 4]
     assert list(tmp_path.iterdir()) == []
 
 

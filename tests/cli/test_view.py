@@ -10,12 +10,13 @@ import signal
 import socket
 import threading
 import time
+import webbrowser
 from urllib.parse import quote
 
 import pytest
 import yaml
 
-from worldline.cli import view_pages, view_server
+from worldline.cli import view_files, view_pages, view_server
 from worldline.cli.view_server import ViewServer
 from worldline.report.page import asset
 
@@ -460,6 +461,28 @@ def test_the_command_serves_until_ctrl_c(root):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (0, "")
+
+
+@pytest.mark.parametrize(("more", "num_opened"), [([], 0), (["--open"], 1)])
+def test_the_browser_is_opened_only_on_request(more, num_opened, root, monkeypatch, capsys):
+    def interrupted(server):
+        raise KeyboardInterrupt
+
+    opened = []
+    monkeypatch.setattr(ViewServer, "serve_forever", interrupted)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    assert run("view", root, "--port", 0, *more) == 0
+    assert len(opened) == num_opened
+    assert all(url in capsys.readouterr().out for url in opened)
+
+
+def test_a_folder_full_of_other_things_is_not_looked_through(root, serve, monkeypatch):
+    monkeypatch.setattr(view_files, "_MAX_FOLDERS", 20)
+    for number in range(100):
+        (root / "z" / str(number)).mkdir(parents=True)
+    assert len(list(view_files._walk(root))) == 20
+    write_run(root / "one" / "two" / "three" / "four")
+    assert "four" not in ask(serve(root), "/")[2]
 
 
 def test_only_this_machine_is_listened_to(root):

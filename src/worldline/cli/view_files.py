@@ -7,6 +7,7 @@ the other without following a link, and read up to a limit.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import stat
@@ -18,7 +19,7 @@ from worldline.cli import runs
 from worldline.errors import FileError
 
 _MAX_DEPTH = 3  # of runs below the folder, such as runs/compare/bc-small
-_MAX_FOLDERS = 2000
+_MAX_FOLDERS, _MAX_ENTRIES = 2000, 10_000  # that are looked at, and of one folder
 _INNER = {runs.CHECKPOINTS, runs.FINAL, "replay", "tensorboard", "profile"}  # folders of a run, not runs
 _NUM_CHUNKS = 64  # of a large file, from all of its length
 _TAIL_BYTES = 64 << 10  # of it that are read besides, for the newest lines
@@ -117,7 +118,7 @@ def _walk(root: Path) -> Iterator[RunFolder]:
         parts = waiting.pop()
         try:
             with os.scandir(root.joinpath(*parts)) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+                found = sorted(itertools.islice(entries, _MAX_ENTRIES), key=lambda entry: entry.name)
         except OSError:  # not ours to read, or gone
             continue
         files = frozenset(entry.name for entry in found if entry.is_file(follow_symlinks=False))
