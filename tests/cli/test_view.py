@@ -41,7 +41,8 @@ def write_run(folder, *, steps=range(10, 60, 10), config=CONFIG, loss=lambda ste
     lines = [{"step": step, "loss": loss(step), "train_seconds": step / 10} for step in steps]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     logged = time.time() - 5
-    os.utime(folder / "metrics.jsonl", (logged, logged))  # before what is written next, however fast that is
+    for path in folder.iterdir():
+        os.utime(path, (logged, logged))  # before what is written next, however fast that is
     return folder
 
 
@@ -139,6 +140,8 @@ def test_a_page_is_live_while_the_run_is(root, serve):
         return [f"<script>{asset('live.js')}</script>" in ask(port, page)[2] for page in ("/", "/run/runs/a")]
 
     assert is_live() == [False, False]  # its report is newer than its log: it has ended
+    (root / "a" / "config.yaml").touch()
+    assert is_live() == [True, True]  # it was resumed
     (root / "a" / "report.html").unlink()
     assert is_live() == [True, True]
     hour_ago = time.time() - 3600
@@ -148,6 +151,16 @@ def test_a_page_is_live_while_the_run_is(root, serve):
     assert "stopped" in ask(port, "/")[2]
     (root / "a" / "final").mkdir()
     assert "finished" in ask(port, "/")[2]
+
+
+def test_a_report_without_a_run_is_listed(root, serve):
+    (root / "group").mkdir()
+    (root / "group" / "report.html").write_text("of several runs")
+    port = serve(root)
+    assert "/report/runs/group" in Elements(ask(port, "/")[2]).links()
+    assert ask(port, "/run/runs/group")[0] == 404
+    assert ask(port, "/compare?run=runs/group")[0] == 404
+    assert ask(port, "/report/runs/group")[2] == "of several runs"
 
 
 def test_a_run_whose_lines_are_far_apart_is_not_taken_for_stopped(root, serve):

@@ -57,10 +57,11 @@ class RunState:
         """Running, finished or stopped, as far as files tell; nothing where there is no run."""
         if not self.folder.is_run:
             return ""
-        logged_at = self.folder.changed_at(runs.METRICS)
-        if 0 < self.total <= self.step or self.folder.changed_at(runs.FINAL) > logged_at:
+        # Beginning or resuming writes the settings, each line the log; the end writes the report, and the model.
+        active_at = max(map(self.folder.changed_at, (runs.METRICS, runs.CONFIG)))
+        if 0 < self.total <= self.step or self.folder.changed_at(runs.FINAL) > active_at:
             return "finished"
-        if self.folder.changed_at(runs.REPORT) > logged_at:
+        if self.folder.changed_at(runs.REPORT) > active_at:
             return "stopped"
         times = [time for _, time in runs.logged(self.rows[-2:], "train_seconds")]
         a_line_takes = times[-1] - times[0] if len(times) == 2 else 0.0
@@ -114,7 +115,13 @@ def index_page(folders: Mapping[str, RunFolder], root: Path) -> Index:
 
 
 def run_page(folder: RunFolder) -> Page:
-    """Return the page of one run: numbers, curves, settings."""
+    """Return the page of one run: numbers, curves, settings.
+
+    Raises:
+        FileError: The folder has a report only.
+    """
+    if not folder.is_run:
+        raise FileError(f"{folder.name} is no run. / lists the runs.")
     state = state_of(folder)
     links = [Link(label="All runs", href="/")]
     if runs.REPORT in folder.files:
