@@ -123,6 +123,14 @@ def stop(by_rank: int, by_signal: bool, folder: Path) -> dict[str, Any]:
     import os
     import signal
 
+    from worldline.training import EvaluationCallback
+
+    evaluated: list[int] = []
+
+    def evaluate(model: MaskedModel, step: int) -> dict[str, float]:
+        evaluated.append(step)
+        return {"size": float(model.size)}
+
     class Stopping(Callback):
         def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
             if step == 3 and self.trainer.ranks.rank == by_rank:
@@ -131,14 +139,16 @@ def stop(by_rank: int, by_signal: bool, folder: Path) -> dict[str, Any]:
                 else:
                     self.trainer.request_stop("enough")
 
-    trainer = Trainer(MaskedModel(), make_config(), [Stopping(), CheckpointCallback(folder)])
+    trainer = Trainer(
+        MaskedModel(), make_config(), [Stopping(), EvaluationCallback(evaluate), CheckpointCallback(folder)]
+    )
     left: int | str | None = None
     try:
         trainer.train(make_buffer())
     except SystemExit as leaving:
         left = leaving.code
     saved = sorted(path.name for path in folder.glob("step_*"))
-    return {"step": trainer.step, "status": trainer.status, "left": left, "saved": saved}
+    return {"step": trainer.step, "status": trainer.status, "left": left, "saved": saved, "evaluated": evaluated}
 
 
 def evaluate(strategy: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import tyro
 from worldline.cli import online, runs
 from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
 from worldline.errors import ConfigError
-from worldline.training.config import TrainingConfig
+from worldline.training.config import TrainingConfig, fast_dev_config
 
 if TYPE_CHECKING:
     from worldline.data.buffer import ReplayBuffer
@@ -33,6 +34,7 @@ Examples:
   worldline train dreamerv3:size1m --data cartpole.npz --out runs/b --set units=128 --set entropy_scale=1e-3
   worldline train dreamerv3:size1m --data cartpole.npz --out runs/a --total-steps 2000 --resume
   worldline train dreamerv3:size1m --env CartPole-v1 --env-steps 20000 --replay-ratio 0.25 --out runs/c
+  worldline train dreamerv3:size1m --data cartpole.npz --out runs/d --fast-dev-run
 
 A run that was stopped, or killed, goes on with the same command and --resume, and ends with the same weights as if
 nothing had happened. Options that are not given again are those of its config.yaml.
@@ -58,6 +60,12 @@ class TrainOptions:
         default_factory=online.OnlineConfig
     )
     num_threads: NumThreads = 0
+    limit_steps: int = 0
+    """End after so many more optimiser steps; --resume goes on. 0 trains to the end."""
+    profile: bool = False
+    """Profile a few steps: a trace for chrome://tracing in profile/, and a table of the slowest operators."""
+    fast_dev_run: bool = False
+    """Only see that everything works: a few steps, with evaluation, checkpoints and report, and nothing is kept."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -65,15 +73,32 @@ def main(arguments: Sequence[str]) -> None:
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and "--resume" not in arguments:
         arguments = [*arguments, "--resume"]  # torchrun has started this process again
     options, settings = parse_arguments(arguments)
-    from worldline.cli.reporting import write_training_report  # not before --help is answered
-    from worldline.cli.terminal import progress, results
-    from worldline.models.base import num_trained
+    from worldline.cli.terminal import progress, results  # not before --help is answered
     from worldline.training.distributed import join
 
     ranks = join()
     progress.quiet = results.quiet = not ranks.is_main
     ranks.first(lambda: runs.check_folder(options.out, resume=options.resume))
     set_num_threads(options.num_threads)
+    command = f"worldline train {shlex.join(arguments)}"
+    if not options.fast_dev_run:
+        results.print(_train(options, settings, command), soft_wrap=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="worldline-") as folder:
+        _train(_shortened(options, Path(folder)), settings, command)
+    results.print(
+        "Everything works: data, training, evaluation, checkpoints, report. Nothing was kept.", soft_wrap=True
+    )
+
+
+def _train(options: TrainOptions, settings: Mapping[str, Any], command: str) -> str:
+    """Train as the options say, write the report, and return what to tell the user."""
+    from worldline.cli.reporting import write_training_report
+    from worldline.cli.terminal import progress
+    from worldline.models.base import num_trained
+    from worldline.training.callbacks import ProfilerCallback
+    from worldline.training.distributed import join
+
     buffer = _open_data(options)
     run = TrainingRun(
         model=options.model,
@@ -81,7 +106,7 @@ def main(arguments: Sequence[str]) -> None:
         training=options.training,
         data=options.data,
         out=options.out,
-        command=f"worldline train {shlex.join(arguments)}",
+        command=command,
         num_threads=options.num_threads,
         online=options.online if options.online.env else None,
     )
@@ -90,14 +115,24 @@ def main(arguments: Sequence[str]) -> None:
     sources = [f"{options.data}: {buffer.num_transitions:,} steps"] if options.data else []
     sources += [f"{options.online.env}: {options.online.env_steps:,} steps"] if options.online.env else []
     progress.print(f"{options.model}: {parameters:,} parameters; {'; '.join(sources)}", soft_wrap=True)
-    run.train(model, buffer)
-    if not ranks.is_main:
-        return
+    callbacks = [ProfilerCallback(options.out)] if options.profile else []
+    done = run.train(model, buffer, callbacks, limit_steps=options.limit_steps)
+    if not join().is_main:
+        return ""
     report = write_training_report(options.out, config)
-    results.print(
-        f"Trained for {options.training.total_steps:,} steps. Model: {options.out / runs.FINAL}\nReport: {report}",
-        soft_wrap=True,
-    )
+    total = options.training.total_steps
+    if done < total:
+        return f"Trained {done:,} of {total:,} steps. Go on with the same command and --resume.\nReport: {report}"
+    return f"Trained for {total:,} steps. Model: {options.out / runs.FINAL}\nReport: {report}"
+
+
+def _shortened(options: TrainOptions, out: Path) -> TrainOptions:
+    """Return the options of a run of a few steps in the folder `out`, in which everything happens."""
+    training, collecting = fast_dev_config(options.training), options.online
+    if collecting.env:
+        collecting = online.shortened(collecting, num_steps=training.total_steps)
+        training = dataclasses.replace(training, total_steps=collecting.total_steps)
+    return dataclasses.replace(options, out=out, training=training, online=collecting, resume=False, limit_steps=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,8 +192,13 @@ class TrainingRun:
             (self.out / runs.METRICS).unlink(missing_ok=True)  # without a line, or without a whole one
         return config.command
 
-    def train(self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = ()) -> None:
-        """Train from the newest checkpoint there is, and save the final model."""
+    def train(
+        self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = (), *, limit_steps: int = 0
+    ) -> int:
+        """Train from the newest checkpoint there is, and save the final model; return how many steps are done.
+
+        With `limit_steps`, training ends after so many steps, and there is no final model before the last one.
+        """
         from worldline.cli.terminal import progress
         from worldline.training.callbacks import CheckpointCallback, ProgressCallback
         from worldline.training.distributed import join
@@ -176,9 +216,12 @@ class TrainingRun:
             else:
                 callbacks.append(ProgressCallback())
             trainer = Trainer(model, self.training, callbacks)
-            trainer.train(data, resume_from=checkpoints if done else None)
-        if ranks.is_main:
+            num_steps = min(limit_steps, self.training.total_steps - done) if limit_steps else None
+            trainer.train(data, num_steps, checkpoints if done else None)
+        has_ended = trainer.step >= self.training.total_steps or trainer.status == "stopped"
+        if has_ended and ranks.is_main:
             model.save_pretrained(self.out / runs.FINAL)
+        return trainer.step
 
     def _open_data(self, model: Model, buffer: ReplayBuffer) -> tuple[Sampler, Callback, list[Callback]]:
         """Return what is trained on, what logs it, and the callbacks that online data needs."""
@@ -239,9 +282,13 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, A
     """Return the options, checked, and the model's settings.
 
     Raises:
-        ConfigError: There is nothing to learn from, or the number of steps is given twice.
+        ConfigError: There is nothing to learn from, the number of steps is given twice, or options exclude others.
     """
     options, settings = _given(arguments)
+    if options.limit_steps < 0:
+        raise ConfigError(f"--limit-steps must be at least 0; got {options.limit_steps}.")
+    if options.online.env and options.training.overfit_batches:
+        raise ConfigError("--overfit-batches needs data that is there: give --data, and leave out --env.")
     if not options.online.env:
         if options.data is None:
             raise ConfigError("There is nothing to learn from. Give --data FILE, or --env ENV and --env-steps N.")
@@ -266,7 +313,7 @@ def _given(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
     if not (options.resume and (options.out / runs.CONFIG).is_file()):
         return options, settings
     saved = runs.read_config(options.out / runs.CONFIG, runs.RunConfig)
-    # A default of True would make tyro offer --no-resume instead of the --resume that was given.
+    # A default of True would make tyro offer --no-resume instead of the --resume that was given; likewise of others.
     default = dataclasses.replace(
         options,
         settings=(),
@@ -275,6 +322,8 @@ def _given(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
         online=dataclasses.replace(saved.online, env_settings=()) if saved.online else online.OnlineConfig(),
         num_threads=saved.num_threads,
         resume=False,
+        profile=False,
+        fast_dev_run=False,
     )
     resumed = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION, default=default)
     if saved.online and not resumed.online.env_settings:

@@ -36,10 +36,12 @@ class TrainingConfig:
     strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes: each has the whole model, or a part of it
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the loss is computed under torch.autocast, weights stay float32
 
+    overfit_batches: int = 0  # train on the first so many batches for ever, to see the loss fall; 0 for all data
+
     def __post_init__(self) -> None:
         for name in ("total_steps", "batch_size", "sequence_length", "log_interval", "eval_interval", "save_interval"):
             _check_whole(name, getattr(self, name), at_least=1)
-        for name in ("warmup_steps", "seed"):
+        for name in ("warmup_steps", "seed", "overfit_batches"):
             _check_whole(name, getattr(self, name), at_least=0)
         if self.seed >= 1 << 32:
             raise ConfigError(f"seed must be below 2**32 = {1 << 32}, which every generator takes; got {self.seed}.")
@@ -77,6 +79,11 @@ def changed_settings(saved: Mapping[str, Any], config: TrainingConfig) -> list[s
         for name, value in to_dict(config).items()
         if name not in free and saved.get(name) != value
     ]
+
+
+def fast_dev_config(config: TrainingConfig) -> TrainingConfig:
+    """Return the settings of a run of 4 steps in which everything happens, to see that a set-up works."""
+    return dataclasses.replace(config, total_steps=4, log_interval=1, eval_interval=2, save_interval=2)
 
 
 def learning_rate_at(config: TrainingConfig, step: int) -> float:

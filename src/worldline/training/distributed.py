@@ -13,6 +13,7 @@ import atexit
 import dataclasses
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -161,34 +162,41 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+ASKED_TO_STOP = 1  # in a vote; 0 is nothing, and every larger number is that of a signal
+
+
 class StopVote:
     """Whether any process wants to stop, which all of them know one step later.
 
     Nobody waits: the message travels while the next step is computed. So all processes do the same number of steps,
-    one more than where a single process would have stopped.
+    one more than a single process would.
+
+    Attributes:
+        known: The largest wish that all know of, 0 for none; of a process that is alone its own.
     """
 
     def __init__(self, ranks: Ranks) -> None:
+        self.known = 0
         self._is_alone = ranks.is_alone
         self._wish = torch.zeros((), dtype=torch.int64)
         self._sent: dist.Work | None = None
 
-    def cast(self, wish: int) -> int:
-        """Send this process's wish, 0 for none, and return the largest of those that all sent the last time."""
+    def send(self, reason: str | None, received: signal.Signals | None) -> None:
+        """Tell all others of this process's wish, if any."""
+        wish = int(received or (reason is not None and ASKED_TO_STOP))
         if self._is_alone:
-            return wish
-        largest = self.close()
+            self.known = wish
+            return
         self._wish.fill_(wish)
         self._sent = dist.all_reduce(self._wish, dist.ReduceOp.MAX, async_op=True)
-        return largest
 
-    def close(self) -> int:
-        """Wait for what is under way, and return the largest of the wishes."""
-        if self._sent is None:
-            return 0
-        self._sent.wait()
-        self._sent = None
-        return int(self._wish)
+    def receive(self) -> int:
+        """Return the largest wish that all have sent; 0 to a process that is alone, which need not be told."""
+        if self._sent is not None:
+            self._sent.wait()
+            self._sent = None
+            self.known = int(self._wish)
+        return 0 if self._is_alone else self.known
 
 
 def gather_rng(ranks: Ranks, device: torch.device) -> dict[str, Tensor]:

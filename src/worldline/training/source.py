@@ -26,11 +26,13 @@ Data: TypeAlias = Sampler | RequestSampler | Iterable[Batch]
 
 
 class Source:
-    """The data of one training run or evaluation, or one process's share of it."""
+    """The data of a training run or evaluation, or one process's share; with `num_kept`, its first batches for ever."""
 
-    def __init__(self, draw: Callable[[], Batch], seek: Callable[[int], None] | None) -> None:
+    def __init__(self, draw: Callable[[], Batch], seek: Callable[[int], None] | None, *, num_kept: int = 0) -> None:
         self._draw = draw
         self._seek = seek
+        self._num_kept = num_kept
+        self._kept: dict[int, Batch] = {}
 
     @property
     def is_seekable(self) -> bool:
@@ -42,6 +44,14 @@ class Source:
 
         The position is set every time: whoever else samples the same data in between (an evaluation) changes nothing.
         """
+        if self._num_kept:
+            step %= self._num_kept
+            if step not in self._kept:
+                self._kept[step] = self._drawn(step).map(torch.clone)
+            return self._kept[step]
+        return self._drawn(step)
+
+    def _drawn(self, step: int) -> Batch:
         if self._seek is not None:
             self._seek(step)
         return _checked(self._draw())
@@ -55,24 +65,25 @@ def open_source(
     device: torch.device,
     seed: int,
     pad_end: bool = False,
-    rank: int = 0,
-    num_ranks: int = 1,
+    num_kept: int = 0,
+    place: tuple[int, int] = (0, 1),
 ) -> Source:
     """Return the source of batches that `data` is, decided once by the signatures of its `sample` and `seek`.
 
-    Of several processes, each gets its `batch.share` of the windows of every batch.
+    Of several processes, each gets its `batch.share` of the windows of every batch; `place` is (rank, num_ranks).
 
     A sampler that takes `pad_end` is told; another decides by itself which windows there are.
 
     Raises:
         ConfigError: `data` is no sampler and no iterable of batches, or there are fewer windows than processes.
     """
+    rank, num_ranks = place
     if batch_size < num_ranks:
         raise ConfigError(
             f"batch_size is {batch_size}, which {num_ranks} processes cannot share: it is the size of the whole batch. "
             "Raise it, or start fewer processes."
         )
-    place: dict[str, Any] = {"rank": rank, "num_ranks": num_ranks} if num_ranks > 1 else {}
+    several: dict[str, Any] = {"rank": rank, "num_ranks": num_ranks} if num_ranks > 1 else {}
     if isinstance(data, Sampler):  # by name only: it is either kind of sampler
         request = BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))
         draw = _sampling(data.sample, request, pad_end=pad_end)
@@ -82,10 +93,10 @@ def open_source(
         raise ConfigError(f"{_EXPECTED}; got a {type(data).__name__}.")
     seek: Callable[[int], None] | None = None
     if isinstance(data, Seekable):
-        divides = _accepts(inspect.signature(data.seek), seed=0, step=0, **place)
-        seek = _seeking(data.seek, seed, place if divides else {})
-        place = {} if divides else place
-    return Source(_cutting(draw, **place) if place else draw, seek)
+        divides = _accepts(inspect.signature(data.seek), seed=0, step=0, **several)
+        seek = _seeking(data.seek, seed, several if divides else {})
+        several = {} if divides else several
+    return Source(_cutting(draw, **several) if several else draw, seek, num_kept=num_kept)
 
 
 def _seeking(seek: Callable[..., None], seed: int, place: dict[str, int]) -> Callable[[int], None]:

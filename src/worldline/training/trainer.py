@@ -25,7 +25,7 @@ from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
 from worldline.training.checkpoint import Checkpoint
 from worldline.training.config import TrainingConfig, changed_settings, learning_rate_at
-from worldline.training.distributed import ALONE, StopVote, gather_rng, join, load_everywhere, own_rng
+from worldline.training.distributed import ALONE, ASKED_TO_STOP, StopVote, gather_rng, join, load_everywhere, own_rng
 from worldline.training.finite import NonFiniteStep, RngState, save_offending_batch
 from worldline.training.interrupts import Interrupts
 from worldline.training.metrics import to_floats
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-_ASKED_TO_STOP = 1  # in a vote; every larger number is that of a signal
 Status = Literal["idle", "running", "finished", "stopped", "interrupted", "failed"]
 
 
@@ -54,6 +53,7 @@ class Trainer(Generic[ModelT]):
         status: How the last `train` ended, or "running"; `stop_reason` is what `request_stop` was given.
         last_checkpoint: The newest checkpoint that this trainer wrote or resumed from.
         data_seconds: Time spent waiting for batches so far.
+        num_rows: Rows of all batches, or of this process's shares of them, so far.
 
     Raises:
         ConfigError: The model is not trainable, or the device is not here.
@@ -70,8 +70,10 @@ class Trainer(Generic[ModelT]):
         self.last_step = 0
         self.status: Status = "idle"
         self.stop_reason: str | None = None
+        self._wanted_stop: str | None = None
         self.last_checkpoint: Path | None = None
         self.data_seconds = 0.0
+        self.num_rows = 0
         self._data: Data | None = None
         self._source: Source | None = None
         self._console: Console | None = None
@@ -90,8 +92,10 @@ class Trainer(Generic[ModelT]):
         self.callbacks = sorted([*self.callbacks, callback], key=lambda item: item.order)
 
     def request_stop(self, reason: str) -> None:
-        """End training after the present step."""
-        self.stop_reason = reason
+        """End training after the present step; where several processes train, all do after the next one."""
+        self._wanted_stop = reason
+        if self.ranks.is_alone:
+            self.stop_reason = reason
 
     @property
     def learning_rate(self) -> float:
@@ -209,7 +213,7 @@ class Trainer(Generic[ModelT]):
         self.model.to(self._updater.home).train()
         self._updater.attach()
         self._data = data
-        self._source = self._open(data, seed=self.config.seed)
+        self._source = self._open(data, seed=self.config.seed, num_kept=self.config.overfit_batches)
         if resume_from is not None or self.step == 0:
             # Also before a resume: a checkpoint from another device lacks this one's generator.
             seeding.seed_everything(self.ranks.seed(self.config.seed))
@@ -225,7 +229,7 @@ class Trainer(Generic[ModelT]):
             return own_rng(self.ranks, self.device, checkpoint.rng, seed=self.config.seed, step=self.step)
         return seeding.rng_state() if self.step == 0 else None
 
-    def _open(self, data: Data, *, seed: int, is_shared: bool = True) -> Source:
+    def _open(self, data: Data, *, seed: int, num_kept: int = 0, is_shared: bool = True) -> Source:
         config, ranks = self.config, self.ranks if is_shared else ALONE
         return open_source(
             data,
@@ -234,8 +238,8 @@ class Trainer(Generic[ModelT]):
             device=self.device,
             seed=seed,
             pad_end=_pads_end(self.model),
-            rank=ranks.rank,
-            num_ranks=ranks.num_ranks,
+            num_kept=num_kept,
+            place=(ranks.rank, ranks.num_ranks),
         )
 
     def _set_goal(self, num_steps: int | None) -> None:
@@ -250,7 +254,7 @@ class Trainer(Generic[ModelT]):
     def _loop(self, rng: RngState | None, interrupts: Interrupts) -> None:
         """Run the steps between the first and the last call of every callback."""
         assert self._source is not None
-        self.status, self.stop_reason = "running", None
+        self.status, self.stop_reason, self._wanted_stop = "running", None, None
         with contextlib.ExitStack() as stack:  # every callback may close what it holds, even if one fails
             for callback in reversed(self.callbacks):
                 stack.callback(callback.on_train_end)
@@ -270,19 +274,23 @@ class Trainer(Generic[ModelT]):
 
     def _run(self, source: Source, interrupts: Interrupts) -> None:
         vote = StopVote(self.ranks)
-        while self.step < self.last_step and not self._has_to_stop(vote, interrupts):
+        vote.send(self._wanted_stop, interrupts.received)
+        while self.step < self.last_step and not vote.known:
             step = self.step + 1
             for callback in self.callbacks:
                 callback.on_step_begin(step)
             started = time.perf_counter()
             batch = source.batch(self.step)
             self.data_seconds += time.perf_counter() - started
+            self.num_rows += batch.rewards.numel()
             self._latest = (step, batch)
             losses = self._updater.step(step, batch)
             self.step = step
+            self._obey(vote.receive(), interrupts)
             for callback in self.callbacks:
                 callback.on_step_end(step, losses)
-        vote.close()
+            vote.send(self._wanted_stop, interrupts.received)
+        self._obey(vote.receive(), interrupts)
         self._updater.check()
         self._updater.gather()
         if interrupts.received is not None:
@@ -290,15 +298,12 @@ class Trainer(Generic[ModelT]):
         else:
             self.status = "finished" if self.stop_reason is None else "stopped"
 
-    def _has_to_stop(self, vote: StopVote, interrupts: Interrupts) -> bool:
-        """Return whether training ends here, by the wish of this process or of another one."""
-        wish = int(interrupts.received or (self.stop_reason is not None and _ASKED_TO_STOP))
-        agreed = vote.cast(wish)
-        if agreed > _ASKED_TO_STOP:
-            interrupts.received = signal.Signals(agreed)
-        elif agreed:
-            self.stop_reason = self.stop_reason or "another process asked for it"
-        return agreed > 0
+    def _obey(self, wish: int, interrupts: Interrupts) -> None:
+        """Take over what any process wished, now that all know of it."""
+        if wish == ASKED_TO_STOP:
+            self.stop_reason = self._wanted_stop or "another process asked for it"
+        elif wish:
+            interrupts.received = signal.Signals(wish)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._warn_of_changes(checkpoint.config)
