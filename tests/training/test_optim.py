@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training.tiny_training import TinyModel, make_batch
 from worldline.errors import ConfigError, DataError
 from worldline.protocols import ParamGroup
-from worldline.training import optim
+from worldline.training import groups
 from worldline.training.optim import Optimizer, build_optimizer
 
 
@@ -88,11 +88,11 @@ class ReferenceLaProp:
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("agc", [0.0, 0.3])
-@pytest.mark.parametrize("chunk", [optim._CPU_CHUNK, 16])
+@pytest.mark.parametrize("chunk", [groups._CPU_CHUNK, 16])
 def test_laprop_equals_the_reference(
     agc: float, weight_decay: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optim, "_CPU_CHUNK", chunk)
+    monkeypatch.setattr(groups, "_CPU_CHUNK", chunk)
     model = net()
     params = list(model.parameters())
     reference = ReferenceLaProp(params, agc=agc, weight_decay=weight_decay, eps=1e-20)
@@ -351,9 +351,9 @@ def test_impossible_groups_are_refused() -> None:
         ([ParamGroup(name="x", params=params, algorithm="sgd")], "'sgd'. Known: adamw, laprop"),  # type: ignore[arg-type]
         ([ParamGroup(name="x", params=params, eps=0.0)], "eps > 0"),
     ]
-    for groups, message in cases:
+    for case, message in cases:
         with pytest.raises(ConfigError, match=message):
-            build(model, *groups)
+            build(model, *case)
     params[0].data = params[0].data.double()
     with pytest.raises(ConfigError, match="mixes"):
         build(model, good)
