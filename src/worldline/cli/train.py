@@ -144,8 +144,12 @@ class TrainingRun:
         return model, config
 
     def train(self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = ()) -> None:
-        """Train from the newest checkpoint there is, and save the final model."""
+        """Train from the newest checkpoint there is, and save the final model, which `model` is then.
+
+        With `ema_decay` that is the model with the averaged weights; the last ones are saved beside it.
+        """
         from worldline.cli.terminal import progress
+        from worldline.models.base import load_weights, read_pretrained
         from worldline.training.callbacks import CheckpointCallback, ProgressCallback
         from worldline.training.trainer import Trainer
 
@@ -161,7 +165,11 @@ class TrainingRun:
                 callbacks.append(ProgressCallback())
             trainer = Trainer(model, self.training, callbacks)
             trainer.train(data, resume_from=checkpoints if done else None)
-        model.save_pretrained(self.out / runs.FINAL)
+        with trainer.averaged_weights():
+            model.save_pretrained(self.out / runs.FINAL)
+        if self.training.ema_decay is not None:
+            model.save_pretrained(self.out / runs.UNAVERAGED)
+            load_weights(model, read_pretrained(self.out / runs.FINAL).tensors, where=str(self.out / runs.FINAL))
 
     def _open_data(self, model: Model, buffer: ReplayBuffer) -> tuple[Sampler, Callback, list[Callback]]:
         """Return what is trained on, what logs it, and the callbacks that online data needs."""

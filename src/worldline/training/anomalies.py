@@ -116,6 +116,8 @@ class AnomalyWatch:
     def _take(self) -> list[Anomaly]:
         """Return the anomalies among the pending steps, of which none is left."""
         pending, self._pending = self._pending, []
+        if len(pending) == 1 and pending[0].is_spike is None and math.isfinite(pending[0].value.item()):
+            return []  # the usual case on a CPU, in every step
         kinds = [_kind(*numbers) for numbers in _to_host(pending)]
         return [
             Anomaly(step=item.step, kind=kind, rng=item.rng)
@@ -180,8 +182,6 @@ def save_offending_batch(directory: Path, batch: Batch, anomaly: Anomaly, *, see
 
 def _to_host(pending: list[_Pending]) -> list[tuple[float, float]]:
     """Return (value, whether it is a spike) of every step, copied from the device all at once."""
-    if len(pending) == 1 and pending[0].is_spike is None:
-        return [(pending[0].value.item(), 0.0)]
     numbers = [(item.value, 0 * item.value if item.is_spike is None else item.is_spike) for item in pending]
     if not numbers:
         return []

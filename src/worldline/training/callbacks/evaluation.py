@@ -18,9 +18,9 @@ Evaluate = Callable[[Any, int], Mapping[str, float]]
 class EvaluationCallback(Callback):
     """Calls `evaluate(model, step)` every `interval` steps and tells all callbacks its result.
 
-    The model is in evaluation mode and takes no gradients; torch's generators are seeded for the evaluation and put
-    back afterwards. So a run with evaluations trains exactly as one without, also where `evaluate` samples the data
-    that is trained on (if that can seek).
+    The model is in evaluation mode, takes no gradients, and has the averaged weights where `ema_decay` is set; torch's
+    generators are seeded for the evaluation and put back afterwards. So a run with evaluations trains exactly as one
+    without, also where `evaluate` samples the data that is trained on (if that can seek).
 
     Args:
         evaluate: Returns metrics by name.
@@ -36,6 +36,6 @@ class EvaluationCallback(Callback):
     def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Evaluate if it is time."""
         if step % (self.interval or self.trainer.config.eval_interval) == 0:
-            with measuring(self.trainer.model, seed=self.trainer.config.seed):
+            with self.trainer.averaged_weights(), measuring(self.trainer.model, seed=self.trainer.config.seed):
                 metrics = dict(self.evaluate(self.trainer.model, step))
             self.trainer.record_evaluation(metrics)
