@@ -92,6 +92,7 @@ def test_a_resumed_average_is_bit_equal(tmp_path: Path) -> None:
     assert same_state(averaged(whole), averaged(resumed))
 
 
+@pytest.mark.filterwarnings("ignore:Nothing to train")
 def test_an_average_that_begins_at_a_resume_begins_with_the_weights_of_then(tmp_path: Path) -> None:
     trainer = Trainer(TinyModel(), make_config(), [CheckpointCallback(tmp_path)])
     trainer.train(TinySampler())
