@@ -25,8 +25,8 @@ from worldline.create import create_model
 from worldline.data.synthetic import create_random_buffer
 from worldline.training import Callback, Trainer, TrainingConfig
 
-MODEL, OBS, ACTIONS = "bc:base", 24, 6
-BATCH, LENGTH = 16, 50
+OBS, ACTIONS = 24, 6
+CASES = {"bc:small": (4, 1), "bc:base": (16, 50)}  # windows in a batch and rows of a window
 STEPS, ROUNDS = 20, 9
 
 
@@ -47,18 +47,23 @@ class Curve(Callback):
 
 
 def main() -> None:
-    """Time both and print the JSON object."""
+    """Time every case and print the JSON object."""
     torch.set_num_threads(1)
+    rows = [row for model, (batch, length) in CASES.items() for row in measure(model, batch, length)]
+    environment = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
+    print(json.dumps({"name": "compile", "rows": rows, "environment": environment}))
+
+
+def measure(model: str, batch: int, length: int) -> list[dict[str, Any]]:
+    """Return a row for the eager loss and one for the compiled."""
     data = create_random_buffer(20_000, (OBS,), ACTIONS, num_episodes=40, episode_length=200)
     trainers, curves, first = {}, {}, {}
     for name in ("eager", "compiled"):
         torch.manual_seed(0)
-        model = create_model(MODEL, obs_shape=(OBS,), action_dim=ACTIONS, action_type=data.spec.action_type)
-        config = TrainingConfig(
-            device="cpu", batch_size=BATCH, sequence_length=LENGTH, total_steps=10**9, compile=name == "compiled"
-        )
+        trained = create_model(model, obs_shape=(OBS,), action_dim=ACTIONS, action_type=data.spec.action_type)
+        settings = {"device": "cpu", "batch_size": batch, "sequence_length": length, "total_steps": 10**9}
         curves[name] = Curve()
-        trainers[name] = Trainer(model, config, [curves[name]])
+        trainers[name] = Trainer(trained, TrainingConfig(**settings, compile=name == "compiled"), [curves[name]])
         trainers[name].train(data, num_steps=STEPS)
         first[name] = curves[name].seconds
     differences = [abs(a - b) for a, b in zip(curves["eager"].losses, curves["compiled"].losses, strict=True)]
@@ -69,12 +74,15 @@ def main() -> None:
             times[name].append(curves[name].seconds / STEPS)
     medians = {name: statistics.median(values) for name, values in times.items()}
     rows: list[dict[str, Any]] = [
-        {"case": f"{MODEL}, {name}", "ms": round(seconds * 1e3, 2), "ratio": round(seconds / medians["eager"], 3)}
+        {
+            "case": f"{model}, {batch} x {length}, {name}",
+            "ms": round(seconds * 1e3, 2),
+            "ratio": round(seconds / medians["eager"], 3),
+        }
         for name, seconds in medians.items()
     ]
     rows[1] |= {"compile_s": round(first["compiled"], 1), "largest_difference": max(differences), "limit": 1e-4}
-    environment = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
-    print(json.dumps({"name": "compile", "rows": rows, "environment": environment}))
+    return rows
 
 
 if __name__ == "__main__":

@@ -48,3 +48,10 @@ def device_of(subject: object) -> torch.device:
 
     first = next(subject.parameters(), None) if isinstance(subject, torch.nn.Module) else None
     return torch.device("cpu") if first is None else first.device
+
+
+def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return the tensor on the device; to CUDA it goes through pinned memory and is not waited for."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

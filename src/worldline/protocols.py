@@ -71,6 +71,16 @@ class Seekable(Protocol):
 
 
 @runtime_checkable
+class PadsEnd(Protocol):
+    """A model that says which windows it learns from."""
+
+    @property
+    def pads_end(self) -> bool:
+        """Whether windows begin at every step, and are padded beyond the end of the episode."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """What evaluation and collection need."""
 

@@ -69,7 +69,7 @@ def test_every_model_is_a_run_trained_by_its_recipe(finished, capsys):
         assert saved.training.learning_rate == RECIPES[name.partition(":")[0]]["learning_rate"]
         assert (folder / runs.REPORT).is_file()
     saved = runs.read_config(finished / "tdmpc2-1m" / runs.CONFIG, runs.RunConfig)
-    assert (saved.training.batch_size, saved.training.sequence_length) == (4, 13)
+    assert (saved.training.batch_size, saved.training.sequence_length) == (4, 4)
     assert saved.model_settings["units"] == 16
     # On the same episodes as the comparison's
     assert run("eval", finished / "bc-small", "--env", "CartPole-v1", "--episodes", 3, "--json") == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -296,3 +298,35 @@ def test_batches_go_to_the_device_that_is_asked_for(buffer: ReplayBuffer) -> Non
         batch = buffer.sample(2, 3, device=device)
         assert {batch.obs.device.type, batch.rewards.device.type, batch.step_mask.device.type} == {"meta"}
     assert buffer.sample(2, 3, device=torch.device("cpu")).device.type == "cpu"
+
+
+def of_task(task: object, steps: int = 3) -> Episode:
+    obs = np.zeros((steps, 1), dtype=np.float32)
+    return Episode(obs=obs, actions=obs, rewards=obs[:, 0], terminated=False, truncated=True, meta={"task": task})
+
+
+def test_batches_say_of_which_task_each_row_is(tmp_path: Path) -> None:
+    buffer = ReplayBuffer(100, (1,), 1)
+    for task, steps in ((2, 3), (0, 5), (1, 2)):
+        episode = of_task(task, steps)
+        buffer.add(dataclasses.replace(episode, obs=episode.obs + task, final_obs=np.full(1, task, np.float32)))
+    buffer.save(tmp_path / "tasks.npz")
+    for source in (buffer, ReplayBuffer.load(tmp_path / "tasks.npz"), buffer.split(0.5)[0]):
+        batch = source.sample(16, 3)
+        assert batch.extras["task"].shape == (16, 3)
+        assert torch.equal(batch.extras["task"].float(), batch.obs[..., 0])
+
+
+def test_no_task_no_extra() -> None:
+    buffer = ReplayBuffer(100, (1,), 1)
+    buffer.add(of_task("open the door"))
+    assert not buffer.sample(2, 2).extras
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, None), (None, 1), (1, True), (1, -1)])
+def test_every_episode_has_a_task_or_none(first: object, second: object) -> None:
+    buffer = ReplayBuffer(100, (1,), 1)
+    buffer.add(of_task(first))
+    with pytest.raises(DataError, match="task"):
+        buffer.add(of_task(second))
+    assert buffer.num_episodes == 1

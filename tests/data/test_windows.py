@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,30 @@ def test_every_start_is_equally_likely(seq_len: int) -> None:
     freedom = len(starts) - 1
     chi_square = ((counts - expected) ** 2 / expected).sum()
     assert abs(chi_square - freedom) < 4 * np.sqrt(2 * freedom)  # mean and four standard deviations
+
+
+@pytest.mark.parametrize("capacity", [54, 10_000])  # without a row to spare behind the last episode, and with many
+@pytest.mark.parametrize("seq_len", [1, 2, 4, 30])
+def test_with_padding_every_step_begins_a_window(seq_len: int, capacity: int) -> None:
+    lengths = [20, 3, 8, 1, 13, 9]
+    buffer = make_buffer(lengths, capacity)
+    ends = np.cumsum([steps + 1 for steps in lengths]) - 1  # closing rows
+    steps = np.setdiff1d(np.arange(ends[-1] + 1), ends)
+    batches = [buffer.sample(64, seq_len, pad_end=True) for _ in range(40)]
+    starts = np.concatenate([np.asarray(batch.obs[:, 0, 0]) for batch in batches]).astype(int)
+    values, counts = np.unique(starts, return_counts=True)
+    assert values.tolist() == steps.tolist()
+    assert counts.min() > 20
+    assert counts.max() < 90  # 47 expected
+    for batch in batches[:5]:
+        for row, obs, step_mask, obs_mask in zip(
+            batch.obs[:, 0, 0], batch.obs[:, :, 0], batch.step_mask, batch.obs_mask, strict=True
+        ):
+            end = ends[np.searchsorted(ends, int(row))]
+            rows = torch.arange(int(row), int(row) + seq_len)
+            assert torch.equal(obs_mask, rows <= end)
+            assert torch.equal(step_mask, rows < end)
+            assert torch.equal(obs, rows * (rows <= end))
 
 
 def test_episodes_are_drawn_in_proportion_to_their_starts() -> None:

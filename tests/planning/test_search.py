@@ -58,6 +58,18 @@ def test_weights_of_mppi_by_hand():
     assert plan.actions.item() in (0.0, 1.0)
 
 
+def test_the_best_is_known_whatever_the_weights():
+    proposals = torch.tensor([0.0, 1.0]).view(1, 1, 2, 1).expand(1, 50, 2, 1)
+    plan = mppi(
+        lambda actions: actions[0, :, :, 0],
+        NormalSequences.start(None, (1, 50, 1), min_std=0.05, max_std=2.0),
+        iterations=1, samples=2, elites=2, temperature=0.0, proposals=proposals,
+    )  # fmt: skip
+    assert torch.equal(plan.best, torch.ones(1, 50, 1))
+    assert 5 < plan.actions.sum() < 45
+    assert plan.sequences.mean.eq(0.5).all()
+
+
 @pytest.mark.parametrize("search", [mppi, cem])
 def test_what_is_not_a_number_is_worth_nothing(search):
     torch.manual_seed(0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldline.planning import CategoricalSequences, NormalSequences
+from worldline.planning import CategoricalSequences, NormalSequences, every_sequence
 
 
 def normal(**changes: object) -> NormalSequences:
@@ -86,3 +86,13 @@ def test_exploring_adds_the_first_steps_noise():
     assert abs(noisy.std().item() - 0.05) < 0.005
     choices = torch.stack([categorical(floor=0.4).explore(torch.eye(4)[:2])[0] for _ in range(2000)])
     assert abs(choices[:, 0].mean().item() - 0.7) < 0.05  # 0.6 kept, and a quarter of the rest
+
+
+def test_every_sequence_is_there_once():
+    sequences = every_sequence(3, 2)
+    assert sequences.shape == (3, 8, 2)
+    assert sequences.sum(-1).eq(1).all()
+    assert sorted("".join(map(str, column)) for column in sequences.argmax(-1).T.tolist()) == [
+        "000", "001", "010", "011", "100", "101", "110", "111",
+    ]  # fmt: skip
+    assert torch.equal(every_sequence(1, 3)[0], torch.eye(3))

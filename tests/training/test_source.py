@@ -40,6 +40,27 @@ def test_both_protocols_get_what_was_configured(sampler: object) -> None:
     assert (batch.batch_size, batch.sequence_length) == (5, 7)
 
 
+class Padding(ByEither):
+    def sample(
+        self, batch_size: int, seq_len: int | None = None, device: str = "cpu", *, pad_end: bool = False
+    ) -> Batch:
+        return make_batch(int(pad_end), batch_size, seq_len or 1)
+
+
+@pytest.mark.parametrize("pad_end", [True, False])
+def test_who_can_pad_is_told(pad_end: bool) -> None:
+    source = open_source(
+        Padding(), batch_size=2, sequence_length=3, device=torch.device("cpu"), seed=3, pad_end=pad_end
+    )
+    assert torch.equal(source.batch(0).obs, make_batch(int(pad_end), 2, 3).obs)
+
+
+@pytest.mark.parametrize("sampler", [TinySampler(), ByRequest(), ByEither()])
+def test_who_cannot_pad_is_not_asked(sampler: object) -> None:
+    source = open_source(sampler, batch_size=5, sequence_length=7, device=torch.device("cpu"), seed=3, pad_end=True)  # type: ignore[arg-type]
+    assert source.batch(0).batch_size == 5
+
+
 def test_only_data_with_seek_is_seekable() -> None:
     assert opened(TinySampler()).is_seekable
     assert not opened(Unseekable()).is_seekable

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from worldline.episode import Array, Episode, named_obs
+from worldline.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,3 +43,20 @@ class EpisodeBlock:
             has_final_obs=np.array([episode.final_obs is not None]),
             meta=[episode.meta],
         )
+
+    def tasks(self) -> Array | None:
+        """Return every episode's `meta["task"]` as numbers, `[E]` int64; None where that is no number in any.
+
+        Raises:
+            DataError: Some episodes have a number and others have not, or it is below zero.
+        """
+        found = [meta.get("task") for meta in self.meta]
+        numbers = [task for task in found if isinstance(task, int) and not isinstance(task, bool)]
+        if not numbers:
+            return None
+        if len(numbers) < len(found) or min(numbers) < 0:
+            raise DataError(
+                f"{len(found) - len(numbers)} of {len(found)} episodes have no task number; the least of the others is "
+                f'{min(numbers)}. Give each episode its number from 0 on in meta["task"], or none of them.'
+            )
+        return np.array(numbers, dtype=np.int64)

@@ -29,14 +29,13 @@ from worldline.data.shapes import (
 )
 from worldline.data.store import OBS, TERMINATION, RowStore
 from worldline.data.windows import Windows
-from worldline.device import resolve_device
+from worldline.device import move, resolve_device
 from worldline.episode import Array, DataSpec, Episode, ObsShape, checked_rewards, unnamed_obs
 from worldline.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
-    from torch import Tensor
 
 DEFAULT_SEQ_LEN = 50  # rows of a window where none are asked for, as in `TrainingConfig.sequence_length`
 
@@ -83,7 +82,7 @@ class ReplayBuffer:
         self._action_sizes = None if action_sizes is None else checked_sizes(action_sizes, self._action_dim)
         self._store: RowStore | None = None
         self._meta: list[Mapping[str, Any]] = []  # one per episode added; the store knows how many were evicted
-        self._windows: dict[int, Windows] = {}
+        self._windows: dict[tuple[int, bool], Windows] = {}  # by number of rows and whether padded
         self._seed = 0
         self._step = 0
 
@@ -185,6 +184,8 @@ class ReplayBuffer:
         batch_size: int | BatchRequest,
         seq_len: int | None = None,
         device: str | torch.device = "cpu",
+        *,
+        pad_end: bool = False,
     ) -> Batch:
         """Return the windows that belong to the current step, and go on to the next.
 
@@ -195,6 +196,7 @@ class ReplayBuffer:
             batch_size: B, the number of windows; or a `BatchRequest` with all three.
             seq_len: T, the number of rows of each; None means 50.
             device: Where the tensors shall be. Copies to CUDA go through pinned memory and are not waited for.
+            pad_end: Whether windows begin at every step, and are padded beyond the end of the episode.
 
         Raises:
             DataError: The buffer is empty.
@@ -203,7 +205,7 @@ class ReplayBuffer:
         if isinstance(batch_size, BatchRequest):
             request = batch_size
             batch_size, seq_len, device = request.batch_size, request.seq_len, request.device
-        windows = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len)
+        windows = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len, pad_end)
         drawn = windows.draw(positive("batch_size", batch_size), seed=self._seed, step=self._step)
         batch = self._batch(windows.gather(drawn), device)
         self._step += 1
@@ -315,27 +317,35 @@ class ReplayBuffer:
         closing = {name: convert(f"final_obs ({name})", block.final_obs[name], dtypes[name]) for name in columns}
         columns["actions"] = encode_actions(block.actions, action_dim=self._action_dim, action_sizes=sizes)
         columns["rewards"] = convert("rewards", block.rewards, np.dtype(np.float32))
+        tasks = block.tasks()
+        if self._store is not None and ((tasks is None) is ("task" in self._store.columns)):
+            raise DataError('Some episodes have a task number in meta["task"] and others have none. Give it to all.')
+        if tasks is not None:
+            columns["task"], closing["task"] = np.repeat(tasks, np.diff(block.ends, prepend=0)), tasks
         # Nothing can fail from here on.
         self._action_sizes, self._obs_dtypes = sizes, dtypes
         if self._store is None:
-            self._store = RowStore(self._layout(), self._capacity)
+            self._store = RowStore(self._layout(has_tasks=tasks is not None), self._capacity)
         self._store.append(columns, closing, block)
         self._meta.extend(block.meta)
         del self._meta[: len(self._meta) - self._store.num_episodes]
 
-    def _layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    def _layout(self, *, has_tasks: bool) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         float32, boolean = np.dtype(np.float32), np.dtype(np.bool_)
-        obs = {name: (shape, self._obs_dtypes[name]) for name, shape in self._shapes.items()}
-        return {**obs, "actions": ((self._action_dim,), float32), "rewards": ((), float32), "flags": ((4,), boolean)}
+        layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+        layout = {name: (shape, self._obs_dtypes[name]) for name, shape in self._shapes.items()}
+        layout |= {"actions": ((self._action_dim,), float32), "rewards": ((), float32), "flags": ((4,), boolean)}
+        return layout | ({"task": ((), np.dtype(np.int64))} if has_tasks else {})
 
-    def _windows_of(self, seq_len: int) -> Windows:
+    def _windows_of(self, seq_len: int, pad_end: bool) -> Windows:
         store = self._store
         if store is None:
             raise DataError("The buffer is empty. Add an episode before you sample.")
-        windows = self._windows.get(seq_len)
+        windows = self._windows.get((seq_len, pad_end))
         if windows is None or windows.version != store.version:
             self._windows = {key: value for key, value in self._windows.items() if value.version == store.version}
-            windows = self._windows[seq_len] = Windows(store, positive("seq_len", seq_len))
+            windows = Windows(store, positive("seq_len", seq_len), pad_end=pad_end)
+            self._windows[seq_len, pad_end] = windows
         return windows
 
     def _batch(self, windows: dict[str, Array], device: str | torch.device) -> Batch:
@@ -344,7 +354,7 @@ class ReplayBuffer:
         tensors = {name: torch.from_numpy(window) for name, window in windows.items()}
         if device != "cpu":
             place = torch.device(resolve_device(device))
-            tensors = {name: _move(tensor, place) for name, tensor in tensors.items()}
+            tensors = {name: move(tensor, place) for name, tensor in tensors.items()}
         terminations, is_first, step_mask, obs_mask = tensors["flags"].unbind(-1)
         return Batch(
             obs=unnamed_obs({name: tensors[name] for name in self._shapes}),
@@ -354,6 +364,7 @@ class ReplayBuffer:
             is_first=is_first,
             step_mask=step_mask,
             obs_mask=obs_mask,
+            extras={"task": tensors["task"]} if "task" in tensors else {},
         )
 
     def _episode(self, index: int) -> Episode:
@@ -381,9 +392,3 @@ class ReplayBuffer:
         for index in indices.tolist():
             subset.add(self._episode(index))
         return subset
-
-
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)

@@ -124,7 +124,14 @@ class OnlineSampler:
         self.buffer.seek(seed=seed, step=step)
         self._seek_seed, self._step = seed, step
 
-    def sample(self, batch_size: int, seq_len: int | None = None, device: str | torch.device = "cpu") -> Batch:
+    def sample(
+        self,
+        batch_size: int,
+        seq_len: int | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        pad_end: bool = False,
+    ) -> Batch:
         """Take the environment steps that are due, and return the windows of the current optimiser step.
 
         Raises:
@@ -135,7 +142,7 @@ class OnlineSampler:
             while self.env_steps < due or self.buffer.num_episodes == 0:
                 self._collect()
         self.buffer.seek(seed=self._seek_seed, step=self._step)
-        batch = self.buffer.sample(batch_size, seq_len, device)
+        batch = self.buffer.sample(batch_size, seq_len, device, pad_end=pad_end)
         self._step += 1
         self._clock.num_samples += 1
         return batch

@@ -5,6 +5,10 @@ of n steps has n + 1 rows and n + 2 - T starts. An episode with fewer than T row
 start is equally likely. So a long episode is drawn in proportion to its length, and the rows within T of either end of
 an episode are seen less often than those in its middle, as in every replay that neither pads nor crosses episodes.
 
+With `pad_end` windows start at every step, and are padded beyond the end of the episode. Then the last step, at which
+the episode ended, is as often the first row of a window as any other, and not the second to last of one window only.
+That costs rows, so it is for short windows.
+
 The order is a function of (seed, step, batch size) and of the episodes held, and of nothing else: not of what was
 sampled before, nor of where in memory an episode lies.
 """
@@ -23,18 +27,18 @@ _BLOCK_NUMBERS = 1 << 16  # but never more numbers than this, where batches are 
 class Windows:
     """The windows of `seq_len` rows that a store holds; valid for one version of it."""
 
-    def __init__(self, store: RowStore, seq_len: int) -> None:
+    def __init__(self, store: RowStore, seq_len: int, *, pad_end: bool = False) -> None:
         self.version = store.version
         self.seq_len = seq_len
         self._first_rows = store.first_rows.copy()
         self._last_rows = self._first_rows + store.steps
-        starts = np.maximum(store.steps + 2 - seq_len, 1)
+        starts = store.steps if pad_end else np.maximum(store.steps + 2 - seq_len, 1)
         self._ends = np.cumsum(starts)  # [E] number of starts up to and including each episode
         self._shift = self._first_rows - (self._ends - starts)  # [E] from the number of a start to its row
         self.num_starts = int(self._ends[-1])
-        self._is_padded = bool((store.steps + 1 < seq_len).any())
-        item_rows = 1 if self._is_padded else seq_len
-        self._columns = [_Windowed(name, column, item_rows, seq_len) for name, column in store.columns.items()]
+        self._is_padded = bool((starts - 1 + seq_len > store.steps + 1).any())
+        self._num_rows = store.num_rows
+        self._columns = [_Windowed(name, column, seq_len) for name, column in store.columns.items()]
         self._block_key: tuple[int, int, int] | None = None
         self._block = np.empty((0, 0), dtype=np.int64)
 
@@ -66,36 +70,54 @@ class Windows:
         if not self._is_padded:
             return {column.name: column.gather(drawn) for column in self._columns}
         episodes = np.searchsorted(self._ends, drawn, side="right")
-        rows = (drawn + self._shift[episodes])[:, None] + np.arange(self.seq_len)
+        starts = drawn + self._shift[episodes]
+        rows = starts[:, None] + np.arange(self.seq_len)
         last_rows = self._last_rows[episodes][:, None]
         padding = rows > last_rows
-        windows = {column.name: column.gather(np.minimum(rows, last_rows)) for column in self._columns}
+        if rows[:, -1].max() < self._num_rows:  # what follows the episode is read as well, and blanked
+            windows = {column.name: column.gather(starts) for column in self._columns}
+        else:
+            rows = np.minimum(rows, last_rows)
+            windows = {column.name: column.gather_rows(rows) for column in self._columns}
         for window in windows.values():
             window[padding] = 0
         return windows
 
 
 class _Windowed:
-    """A column `[rows, *shape]` seen as opaque items of one or several rows each, which overlap.
+    """A column `[rows, *shape]` seen as opaque items of one or T rows each, which overlap.
 
     NumPy copies an opaque item in one `memcpy`, which takes half the time of a gather of `[T, *shape]` windows whose
     elements it walks through.
     """
 
-    def __init__(self, name: str, column: Array, item_rows: int, seq_len: int) -> None:
+    def __init__(self, name: str, column: Array, seq_len: int) -> None:
         self.name = name
         self._dtype = column.dtype
         self._shape = (seq_len, *column.shape[1:])
-        row_bytes = column.strides[0]
-        self._items: Array = np.ndarray(
-            (len(column) - item_rows + 1,),
-            dtype=np.dtype((np.void, item_rows * row_bytes)),
-            buffer=column,
-            strides=(row_bytes,),
-        )
+        self._windows, self._rows = (_items(column, rows) for rows in (seq_len, 1))
 
-    def gather(self, items: Array) -> Array:
-        """Return windows `[B, T, *shape]` from items `[B]` of T rows, or `[B, T]` of one row."""
+    def gather(self, starts: Array) -> Array:
+        """Return windows `[B, T, *shape]` from the rows `[B]` at which they start."""
+        return self._shaped(self._windows[starts])
+
+    def gather_rows(self, rows: Array) -> Array:
+        """Return windows `[B, T, *shape]` from all of their rows `[B, T]`."""
+        return self._shaped(self._rows[rows])
+
+    def _shaped(self, items: Array) -> Array:
         # The constructor is quicker than view and reshape, and the memory is as new.
-        windows: Array = np.ndarray((len(items), *self._shape), self._dtype, self._items[items])
+        windows: Array = np.ndarray((len(items), *self._shape), self._dtype, items)
         return windows
+
+
+def _items(column: Array, rows: int) -> Array:
+    """Return the column as items of so many rows each, one starting at every row."""
+    row_bytes = column.strides[0]
+    items: Array = np.ndarray(
+        (max(0, len(column) - rows + 1),),
+        dtype=np.dtype((np.void, rows * row_bytes)),
+        buffer=column,
+        strides=(row_bytes,),
+    )
+    return items

@@ -39,6 +39,8 @@ class Model(nn.Module, abc.ABC):
     """A trainable model. Subclasses define `family`, take their config, and give a loss."""
 
     family: ClassVar[str]
+    # Whether it learns from windows that begin at every step, padded beyond the end of the episode (`data.windows`)
+    pads_end: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         super().__init__()

@@ -97,6 +97,7 @@ class BC(Model):
     """A network from observations to a distribution of actions; it remembers nothing of earlier observations."""
 
     family: ClassVar[str] = "bc"
+    pads_end: ClassVar[bool] = True
 
     def __init__(self, config: BCConfig) -> None:
         super().__init__(config)

@@ -7,7 +7,7 @@ worth is a function of theirs; `sequence_values` is that function for any world 
 from __future__ import annotations
 
 from worldline.planning.search import Plan, cem, mppi
-from worldline.planning.sequences import CategoricalSequences, NormalSequences, Sequences
+from worldline.planning.sequences import CategoricalSequences, NormalSequences, Sequences, every_sequence
 from worldline.planning.values import PlanningModel, sequence_values
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PlanningModel",
     "Sequences",
     "cem",
+    "every_sequence",
     "mppi",
     "sequence_values",
 ]

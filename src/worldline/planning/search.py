@@ -17,6 +17,7 @@ class Plan:
     """What came out of planning, for N environments."""
 
     actions: Tensor  # [H, N, A], the chosen sequence
+    best: Tensor  # [H, N, A], the best of the last samples
     sequences: Sequences  # the distribution in the end; its mean starts the next plan
 
 
@@ -72,7 +73,8 @@ def cem(
     def weigh(values: Tensor) -> Tensor:
         return torch.full_like(values, 1 / values.shape[-1])
 
-    return _search(evaluate, sequences, weigh, (iterations, samples, elites), proposals, generator, takes_best=True)
+    plan = _search(evaluate, sequences, weigh, (iterations, samples, elites), proposals, generator)
+    return dataclasses.replace(plan, actions=plan.best)
 
 
 def _search(
@@ -82,8 +84,6 @@ def _search(
     counts: tuple[int, int, int],
     proposals: Tensor | None,
     generator: torch.Generator | None,
-    *,
-    takes_best: bool = False,
 ) -> Plan:
     iterations, samples, elites = counts
     num_proposals = 0 if proposals is None else proposals.shape[2]
@@ -102,9 +102,7 @@ def _search(
         chosen = candidates.gather(2, picked)  # [H, N, K, A]
         weights = weigh(best)
         sequences = sequences.fit(chosen, weights)
-    if takes_best:
-        return Plan(actions=chosen[:, :, 0], sequences=sequences)
     num = len(weights) if generator is None else 1
     uniform = torch.rand(num, device=weights.device, generator=generator).expand(len(weights))
     picked_one = categorical_sample(weights, uniform)  # [N, K], one-hot
-    return Plan(actions=(picked_one[..., None] * chosen).sum(2), sequences=sequences)
+    return Plan(actions=(picked_one[..., None] * chosen).sum(2), best=chosen[:, :, 0], sequences=sequences)

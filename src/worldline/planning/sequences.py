@@ -137,6 +137,13 @@ class CategoricalSequences:
         return torch.where(replaced, random, actions)
 
 
+def every_sequence(horizon: int, num_choices: int, *, device: torch.device | None = None) -> Tensor:
+    """Return all sequences of one-hot choices, `[H, A ** H, A]`."""
+    choices = torch.arange(num_choices, device=device)
+    indices = torch.cartesian_prod(*[choices] * horizon).view(-1, horizon)  # of one step, it returns a vector
+    return torch.nn.functional.one_hot(indices.T, num_choices).float()
+
+
 def shifted(sequence: Tensor, fill: float) -> Tensor:
     """Return `sequence [H, ...]` moved on by one step, with `fill` for the last."""
     return torch.cat([sequence[1:], torch.full_like(sequence[:1], fill)])

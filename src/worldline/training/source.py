@@ -48,15 +48,19 @@ class Source:
         return _checked(self._draw())
 
 
-def open_source(data: Data, *, batch_size: int, sequence_length: int, device: torch.device, seed: int) -> Source:
+def open_source(
+    data: Data, *, batch_size: int, sequence_length: int, device: torch.device, seed: int, pad_end: bool = False
+) -> Source:
     """Return the source of batches that `data` is, decided once by the signature of its `sample`.
+
+    A sampler that takes `pad_end` is told; another decides by itself which windows there are.
 
     Raises:
         ConfigError: `data` is no sampler and no iterable of batches.
     """
     if isinstance(data, Sampler):  # by name only: it is either kind of sampler
         request = BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))
-        return Source(data, _sampling(data.sample, request), seed=seed)
+        return Source(data, _sampling(data.sample, request, pad_end=pad_end), seed=seed)
     if isinstance(data, Iterable):
         return Source(data, _Cycle(data, device), seed=seed)
     raise ConfigError(f"{_EXPECTED}; got a {type(data).__name__}.")
@@ -68,9 +72,15 @@ _EXPECTED = (
 )
 
 
-def _sampling(sample: Callable[..., Batch], request: BatchRequest) -> Callable[[], Batch]:
+def _sampling(sample: Callable[..., Batch], request: BatchRequest, *, pad_end: bool) -> Callable[[], Batch]:
     signature = inspect.signature(sample)
-    keywords = {"batch_size": request.batch_size, "seq_len": request.seq_len, "device": request.device}
+    keywords: dict[str, Any] = {
+        "batch_size": request.batch_size,
+        "seq_len": request.seq_len,
+        "device": request.device,
+    }
+    if pad_end and _accepts(signature, **keywords, pad_end=True):
+        return lambda: sample(**keywords, pad_end=True)
     if _accepts(signature, **keywords):
         return lambda: sample(**keywords)
     if _accepts(signature, request):

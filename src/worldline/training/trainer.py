@@ -21,6 +21,7 @@ from worldline.device import resolve_device
 from worldline.errors import DataError
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
+from worldline.protocols import PadsEnd
 from worldline.training.anomalies import Anomaly, RngState, save_offending_batch
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
@@ -212,6 +213,7 @@ class Trainer(Generic[ModelT]):
             sequence_length=config.sequence_length,
             device=self.device,
             seed=seed,
+            pad_end=_pads_end(self.model),
         )
 
     def _set_goal(self, num_steps: int | None) -> None:
@@ -346,3 +348,7 @@ def train(
     config = from_dict(TrainingConfig, settings)
     trainer = Trainer(model, config, [ProgressCallback()] if callbacks is None else callbacks)
     return trainer.train(data, resume_from=resume_from)
+
+
+def _pads_end(model: object) -> bool:
+    return isinstance(model, PadsEnd) and model.pads_end

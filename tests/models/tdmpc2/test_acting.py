@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from models.tdmpc2.tiny_tdmpc2 import make_model
+from worldline.errors import ConfigError
 from worldline.models.tdmpc2 import TDMPC2, ActorState
 from worldline.models.tdmpc2.acting import propose
+from worldline.planning import every_sequence, sequence_values
 
 OBS = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
 
@@ -41,9 +43,21 @@ def test_planning_chooses_what_is_rewarded():
     assert (state.plan[0, :, 0] > 0.8).all()
 
 
-def test_planning_chooses_the_better_of_two():
-    model = reward_model(make_model(action_type="discrete", episodic=False))
+@pytest.mark.parametrize("samples", [8, 7])  # for all sequences of 3 steps, and for fewer
+def test_planning_chooses_the_better_of_two(samples: int):
+    model = reward_model(make_model(action_type="discrete", episodic=False, horizon=3, plan_samples=samples))
     assert model.act(OBS, deterministic=True)[0].tolist() == [[1, 0]] * 3
+
+
+def test_the_best_of_all_sequences_of_choices_is_taken():
+    model = make_model(action_type="discrete", action_dim=3, horizon=2, plan_samples=9).eval()
+    state = model.encode(OBS)
+    action, memory = model.plan(state, deterministic=True)
+    sequences = every_sequence(2, 3)
+    values = sequence_values(model, state, sequences[:, None].expand(2, 3, 9, 3), deterministic=True)  # [N, S]
+    assert torch.equal(action, sequences[0, values.argmax(-1)])
+    weights = torch.softmax(model.config.plan_temperature * values, -1)
+    torch.testing.assert_close(memory.plan, torch.einsum("ns,hsa->hna", weights, sequences))
 
 
 def reward_model(model: TDMPC2) -> TDMPC2:
@@ -120,3 +134,21 @@ def test_actions_that_a_task_has_not_are_never_taken(action_type: str):
         assert not action[0, 2:].any()
     model = make_model(action_type=action_type, action_dim=4, task_action_dims=(2, 4), plans=False).eval()
     assert not model.act(OBS[:2], task=torch.tensor([0, 1]))[0][0, 2:].any()
+
+
+def test_the_policy_of_a_task_is_told_its_task():
+    model = make_model(action_dim=4, task_action_dims=(2, 4)).eval()
+    for task in (0, 1):
+        expected, _ = model.act(OBS, deterministic=True, task=torch.full((3,), task))
+        action, state = model.for_task(task).act(OBS, deterministic=True)
+        assert torch.equal(action, expected)
+        assert model.for_task(task).act(OBS, state)[0].shape == (3, 4)
+    with pytest.raises(ConfigError, match="no task 2"):
+        model.for_task(2)
+
+
+def test_the_policy_of_a_task_acts_on_dicts():
+    model = make_model(obs_shape={"a": (2,), "b": (1,)}, task_action_dims=(1, 2)).eval()
+    action, _ = model.for_task(0).act({"a": OBS[:, :2], "b": OBS[:, 2:]})
+    assert action.shape == (3, 2)
+    assert not action[:, 1].any()

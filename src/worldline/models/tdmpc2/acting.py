@@ -1,8 +1,8 @@
 """How TD-MPC2 acts: by MPPI in its latent space, some of the sequences proposed by the policy.
 
-Discrete actions are planned as one-hot vectors, their sequences drawn from categorical distributions that are fitted to
-the best ones; exploration mixes in a share of the uniform distribution, as noise of `plan_min_std` does for continuous
-actions.
+Discrete actions are planned as one-hot vectors. Where there are no more sequences than would be sampled, each is
+valued, once; otherwise they are drawn from categorical distributions that are fitted to the best ones. Exploration
+mixes in a share of the uniform distribution, as noise of `plan_min_std` does for continuous actions.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from worldline.planning import CategoricalSequences, NormalSequences, Sequences, mppi, sequence_values
+from worldline.batch import Obs
+from worldline.planning import CategoricalSequences, NormalSequences, Sequences, every_sequence, mppi, sequence_values
 
 if TYPE_CHECKING:
+    from worldline.models.tdmpc2.config import TDMPC2Config
     from worldline.models.tdmpc2.model import TDMPC2, State
 
 _MANY_ACTIONS = 20  # from here on, planning takes two iterations more
@@ -28,6 +30,27 @@ class ActorState:
 
     plan: Tensor | None = None  # [H, N, A], mean of the planned sequences
     is_fresh: Tensor | None = None  # [N] bool, the environments for which the plan counts for nothing
+
+
+class TaskPolicy:
+    """The policy of one task of a model of several."""
+
+    def __init__(self, model: TDMPC2, task: int) -> None:
+        self.model = model
+        self.task = task
+
+    def act(
+        self,
+        obs: Obs,
+        state: ActorState | None = None,
+        *,
+        is_first: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, ActorState]:
+        """Choose actions `[N, A]` for N environments of the task; see `protocols.Policy`."""
+        num = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        task = torch.full((num,), self.task)
+        return self.model.act(obs, state, is_first=is_first, deterministic=deterministic, task=task)
 
 
 def reset(state: ActorState | None, is_first: Tensor | None) -> ActorState:
@@ -43,18 +66,32 @@ def plan(model: TDMPC2, state: State, previous: ActorState, *, deterministic: bo
     config = model.config
     device = state.latent.device
     generator = torch.Generator(device).manual_seed(_SEED) if deterministic else None
+    iterations, samples, elites = config.plan_iterations, config.plan_samples, config.plan_elites
+    if config.action_dim >= _MANY_ACTIONS:
+        iterations += 2
+    proposals = None
+    if _can_value_all(config):
+        proposals = every_sequence(config.horizon, config.action_dim, device=device)
+        samples = elites = proposals.shape[1]
+        proposals = proposals[:, None].expand(-1, len(state.latent), -1, -1)
+        iterations = 1
+    elif config.plan_policy_samples:
+        proposals = propose(model, state, generator)
     found = mppi(
         lambda actions: sequence_values(model, state, actions, deterministic=deterministic),
         _start(model, state, previous),
-        iterations=config.plan_iterations + (2 if config.action_dim >= _MANY_ACTIONS else 0),
-        samples=config.plan_samples,
-        elites=config.plan_elites,
+        iterations=iterations,
+        samples=samples,
+        elites=elites,
         temperature=config.plan_temperature,
-        proposals=propose(model, state, generator) if config.plan_policy_samples else None,
+        proposals=proposals,
         generator=generator,
     )
-    first = found.actions[0]
-    action = first if deterministic else found.sequences.explore(first)
+    if deterministic:
+        # Near a maximum one number does as well as the next; of choices one is the best.
+        action = found.best[0] if config.is_discrete else found.actions[0]
+    else:
+        action = found.sequences.explore(found.actions[0])
     return action, ActorState(plan=found.sequences.mean)
 
 
@@ -78,6 +115,11 @@ def propose(model: TDMPC2, state: State, generator: torch.Generator | None) -> T
         if step + 1 < config.horizon:
             latent = model.net.dynamics(model.net.joined(latent, action, task=task))
     return torch.stack(sequence)
+
+
+def _can_value_all(config: TDMPC2Config) -> bool:
+    """Return whether there are few enough sequences of choices to value them all; tasks differ in which they have."""
+    return config.is_discrete and not config.num_tasks and config.action_dim**config.horizon <= config.plan_samples
 
 
 def _start(model: TDMPC2, state: State, previous: ActorState) -> Sequences:

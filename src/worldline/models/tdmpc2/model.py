@@ -17,7 +17,7 @@ from worldline.mode import evaluating
 from worldline.models.base import Trajectory, WorldModel
 from worldline.models.observations import blank, named_obs
 from worldline.models.tdmpc2 import official
-from worldline.models.tdmpc2.acting import ActorState, plan, reset
+from worldline.models.tdmpc2.acting import ActorState, TaskPolicy, plan, reset
 from worldline.models.tdmpc2.config import TDMPC2Config
 from worldline.models.tdmpc2.losses import loss_elements
 from worldline.models.tdmpc2.networks import Networks
@@ -42,6 +42,8 @@ class TDMPC2(WorldModel):
     """The encoder, the dynamics, the heads, the policy prior and the ensemble of values."""
 
     family: ClassVar[str] = "tdmpc2"
+    # A window of H + 1 rows of an episode has its end as the last step only, which networks would learn to tell by.
+    pads_end: ClassVar[bool] = True
     decodes: ClassVar[bool] = False
     value_range: Tensor
 
@@ -197,6 +199,16 @@ class TDMPC2(WorldModel):
             return self.net.policy.sample(params, noise, self.net.mask_of(latent.task)), previous
 
     @torch.no_grad()
+    def for_task(self, task: int) -> TaskPolicy:
+        """Return the policy of one of several tasks, which evaluation and collection take.
+
+        Raises:
+            ConfigError: There is no task of that number.
+        """
+        if not 0 <= task < self.config.num_tasks:
+            raise ConfigError(f"The model has {self.config.num_tasks} tasks, counted from 0; there is no task {task}.")
+        return TaskPolicy(self, task)
+
     def plan(
         self, state: State, previous: ActorState | None = None, *, deterministic: bool = False
     ) -> tuple[Tensor, ActorState]:
