@@ -108,7 +108,7 @@ def test_threads_are_noted_and_taken_again(data, tmp_path, monkeypatch, capsys):
     assert "--num-threads must be at least 0; got -1" in capsys.readouterr().err
 
 
-def test_the_final_model_has_the_averaged_weights_and_the_last_ones_are_beside_it(finished_run, data, tmp_path):
+def test_the_final_model_has_the_averaged_weights_and_the_last_ones_are_beside_it(finished_run, data, tmp_path, capsys):
     out = tmp_path / "averaged"
     arguments = train(data, out, "--ema-decay", 0.5, "--resume")
     assert run(*arguments) == 0
@@ -125,6 +125,9 @@ def test_the_final_model_has_the_averaged_weights_and_the_last_ones_are_beside_i
         digest(finished_run)
         == hashlib.sha256((out / "final_unaveraged" / "model.safetensors").read_bytes()).hexdigest()
     )
+    capsys.readouterr()
+    assert run("inspect", out) == 0
+    assert "final_unaveraged" in capsys.readouterr().out
     before = digest(out)
     assert run(*arguments) == 0  # everything is done already
     assert digest(out) == before

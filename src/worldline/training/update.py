@@ -94,7 +94,7 @@ class Updater:
             self._skip.begin()
         optimizer.zero_grad()
         metrics = self._accumulate_gradients(batch)
-        # The gradients of the whole batch are complete here.
+        # The gradients of the whole batch are complete here: from now on all processes must see the same numbers.
         norms = optimizer.measure(None if self._scaler is None else self._scaler.scale)
         metrics["grad_norm"] = norms.total
         skip = self._watch.add(step, rng, metrics["loss"], self._judged_norm(norms.total))
@@ -196,7 +196,7 @@ class Updater:
             metrics = self._backward(batch, scale)
         else:
             metrics = {}
-            for part, weight in micro_batches(batch, num_parts):
+            for part, weight in micro_batches(batch, num_parts):  # several processes synchronise with the last one
                 losses = self._backward(part, weight if scale is None else weight * scale)
                 for name, value in losses.items():
                     metrics[name] = metrics.get(name, 0.0) + weight * value
