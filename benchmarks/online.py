@@ -50,6 +50,8 @@ DREAMERV3 = (
     "--batch-size 8 --sequence-length 32 --learning-rate 4e-4 --replay-ratio 0.25 --num-envs 4 --eval-interval 500"
 )
 TDMPC2 = "--batch-size 256 --sequence-length 4 --replay-ratio 1 --num-envs 4 --eval-interval 2000"
+# Values of a reward of 1 at every step grow by one step ahead in 100 updates as published, and balancing looks 80 ahead.
+FAST_VALUES = "--set latent=128 --set units=128 --set target_rate=0.05 --learning-rate 1e-3"
 # A quarter of the published samples, for a laptop
 FEW_SAMPLES = "--set episodic=false --set plan_samples=128 --set plan_elites=16"
 # 1,000 steps an episode, two to an action: 50,000 in all, as the published curves count.
@@ -61,7 +63,9 @@ PROTOCOLS = {
     "cartpole-dreamerv3": Protocol(
         model="dreamerv3:size1m", env="CartPole-v1", options=f"{DREAMERV3} --env-steps 20000", goal=475
     ),
-    "cartpole-tdmpc2": Protocol(model="tdmpc2:1m", env="CartPole-v1", options=f"{TDMPC2} --env-steps 10000", goal=475),
+    "cartpole-tdmpc2": Protocol(
+        model="tdmpc2:1m", env="CartPole-v1", options=f"{TDMPC2} {FAST_VALUES} --env-steps 10000", goal=475
+    ),
     "pendulum-dreamerv3": Protocol(
         model="dreamerv3:size1m", env="Pendulum-v1", options=f"{DREAMERV3} --env-steps 20000", goal=-200
     ),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import platform
 import subprocess
 import sys
 import types
 
 import pytest
+import torch
 
-from worldline.memory import keep_freed_memory
+from worldline.memory import keep_freed_memory, memory_in_use
 
 _COUNT_FAULTS = """
 import resource, sys
@@ -84,3 +86,23 @@ def test_thresholds_are_as_high_as_glibc_takes_them(
     monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace(mallopt=mallopt))
     assert keep_freed_memory() == bool(accepted)
     assert calls == accepted
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="other systems tell less")
+def test_the_resident_set_grows_with_what_is_written() -> None:
+    before = memory_in_use()["memory_mb"]
+    with mmap.mmap(-1, 100_000_000) as held:  # pages of its own, whatever the process has kept of freed memory
+        held.write(b"x" * 100_000_000)
+        grown = memory_in_use()["memory_mb"] - before
+        held.seek(0)
+    assert 90 < grown < 220  # with the bytes that were written, if these were not yet given back
+
+
+def test_the_peak_of_a_cuda_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", {"cuda:1": 5_000_000}.get)
+    assert memory_in_use("cuda:1")["device_memory_mb"] == 5.0
+
+
+def test_a_system_that_tells_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    assert memory_in_use() == {}

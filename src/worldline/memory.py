@@ -1,9 +1,11 @@
-"""How the C library keeps memory that tensors gave back."""
+"""The memory of the process: how much it has, and how the C library keeps what tensors gave back."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+from pathlib import Path
 
 # Constants of glibc's malloc.h: the size of the heap's free end beyond which it goes back to the system, and the size
 # from which a block is mapped (and unmapped) by itself.
@@ -32,3 +34,24 @@ def keep_freed_memory(device: str = "cpu") -> bool:
     if not any(mallopt(_M_MMAP_THRESHOLD, size) for size in (_MAP_BYTES, _OLD_MAP_BYTES)):
         return False
     return bool(mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES))
+
+
+def memory_in_use(device: str = "cpu") -> dict[str, float]:
+    """Return what the process occupies, in megabytes (1e6 bytes), by name.
+
+    "memory_mb" is the resident set; macOS tells only the largest that there ever was, Windows nothing. On CUDA,
+    "device_memory_mb" is the largest sum of tensors that there was on the device so far.
+    """
+    found = {}
+    if platform.system() == "Linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        found["memory_mb"] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    elif platform.system() == "Darwin":
+        import resource
+
+        found["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    if device.startswith("cuda"):
+        import torch
+
+        found["device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return found

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from worldline.cli import runs
+from worldline.cli import reporting, runs
 from worldline.cli.online import OnlineConfig
 from worldline.data.buffer import ReplayBuffer
 
@@ -36,13 +36,13 @@ def test_the_folder_holds_everything(online_run):
     assert (config.data, config.training.total_steps) == (None, 20)
     assert (config.online.env, config.online.env_steps, config.online.num_envs) == ("CartPole-v1", 140, 2)
     rows = runs.read_metrics(online_run)
-    assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 18]
-    assert [row["env_steps"] for row in rows] == [60 + 4 * step for step in (3, 6, 9, 12, 15, 18)]
+    assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 18, 20]
+    assert [row["env_steps"] for row in rows] == [60 + 4 * step for step in (3, 6, 9, 12, 15, 18, 20)]
     for row in rows:
         assert row["collect/steps_per_second"] > 0
         assert row["learn/steps_per_second"] > 0
     evaluated = [row for row in rows if "eval/return" in row]
-    assert [row["step"] for row in evaluated] == [9, 18]
+    assert [row["step"] for row in evaluated] == [9, 18, 20]
     for row in evaluated:
         assert row["eval/return_low95"] <= row["eval/return"] <= row["eval/return_high95"]
         assert row["eval/return_std"] >= 0
@@ -70,7 +70,7 @@ def test_a_killed_run_ends_with_the_same_bytes(online_run, tmp_path):
     assert run("train", MODEL[0], "--out", out, "--resume") == 0  # all else is in config.yaml
     assert digest(out) == digest(online_run)
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [3, 6, 9, 12, 15, 18]
+    assert steps == [3, 6, 9, 12, 15, 18, 20]
 
 
 @pytest.mark.slow
@@ -168,6 +168,26 @@ def test_data_of_another_environment_is_refused(data, tmp_path, capsys):
 def test_a_run_is_only_resumed_as_it_was_begun(online_run, capsys):
     assert run(*train(online_run, "--resume", "--num-envs", 3)) == 2
     assert "num_envs was 2, not 3" in capsys.readouterr().err
+
+
+def test_a_fast_dev_run_collects_and_evaluates_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    full = ["--env", "CartPole-v1", "--env-steps", "1000000", "--replay-ratio", "0.5"]
+    out = tmp_path / "run"
+    arguments = ["train", *MODEL, "--out", str(out), *full, "--batch-size", "2", "--sequence-length", "8"]
+    rows = []
+    write = reporting.write_training_report
+    monkeypatch.setattr(
+        reporting, "write_training_report", lambda *args: rows.extend(runs.read_metrics(args[0])) or write(*args)
+    )
+    assert run(*arguments, "--fast-dev-run") == 0
+    assert "Everything works" in capsys.readouterr().out
+    assert [row["step"] for row in rows if "eval/return" in row] == [2, 4]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overfitting_needs_data(tmp_path, capsys):
+    assert run(*train(tmp_path / "run", "--overfit-batches", 2)) == 2
+    assert "--overfit-batches needs data" in capsys.readouterr().err
 
 
 def test_optimiser_steps_follow_from_environment_steps():

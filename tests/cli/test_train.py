@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import signal
+import tempfile
 import time
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from worldline.cli import runs
+from worldline.cli import reporting, runs
 from worldline.cli.train import build_model
 from worldline.episode import DataSpec
 
@@ -262,3 +263,73 @@ def test_the_model_is_built_for_the_data(action_type, sizes, width):
     config = build_model("dreamerv3:size1m", spec, SETTINGS, seed=0).config
     assert (config.obs_shape, config.action_dim, config.action_type) == ({"b": (3,), "a": (2,)}, width, action_type)
     assert config.units == 8
+
+
+def test_a_run_may_end_early_and_go_on(finished_run, data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(*train(data, out, "--save-interval", 3, "--limit-steps", 4)) == 0
+    assert "Trained 4 of 6 steps. Go on with the same command and --resume." in capsys.readouterr().out
+    assert not (out / "final").exists()
+    assert "of 6" in (out / "report.html").read_text()
+    assert run("eval", out, "--env", "CartPole-v1", "--episodes", 1) == 0  # its newest checkpoint
+    capsys.readouterr()
+    assert run(*train(data, out, "--resume", "--save-interval", 3, "--limit-steps", 4)) == 0
+    assert "Trained for 6 steps" in capsys.readouterr().out
+    assert digest(out) == digest(finished_run)
+    assert [row["step"] for row in runs.read_metrics(out)] == [2, 4, 6]
+
+
+def test_a_fast_dev_run_leaves_nothing(finished_run, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    seen = []
+    write = reporting.write_training_report
+    monkeypatch.setattr(
+        reporting, "write_training_report", lambda out, config: seen.append(names_in(out)) or write(out, config)
+    )
+    out = tmp_path / "run"
+    assert run(*train(data, out, "--fast-dev-run", "--save-interval", 3)) == 0
+    assert "Everything works" in capsys.readouterr().out
+    assert [names >= {"config.yaml", "metrics.jsonl", "checkpoints", "final"} for names in seen] == [True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert run(*train(data, out, "--save-interval", 3)) == 0
+    assert digest(out) == digest(finished_run)
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_fast_dev_run_finds_what_is_wrong_and_leaves_a_run_alone(finished_run, data, tmp_path, capsys):
+    assert run(*train(data, tmp_path / "run", "--fast-dev-run", "--sequence-length", 1)) == 2
+    assert list(tmp_path.iterdir()) == []
+    capsys.readouterr()
+    out = tmp_path / "resumed"
+    shutil.copytree(finished_run, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert run(*train(data, out, "--fast-dev-run")) == 2
+    assert "Add --resume" in capsys.readouterr().err
+    assert run(*train(data, out, "--fast-dev-run", "--resume")) == 0
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_profile_is_written(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("train", "bc:small", "--data", data, "--out", out, *BUDGET, "--device", "cpu", "--profile") == 0
+    assert [path.name for path in (tmp_path / "run" / "profile").iterdir()] == ["trace_step_00000006.json"]
+    assert "Time on the CPU" in capsys.readouterr().err
+
+
+def test_overfitting_is_a_setting_of_the_run(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(*train(data, out, "--overfit-batches", 2, "--limit-steps", 4)) == 0
+    assert run("train", "dreamerv3:size1m", "--data", data, "--out", out, "--resume") == 0
+    assert runs.read_config(out / "config.yaml", runs.RunConfig).training.overfit_batches == 2
+    assert run(*train(data, out, "--resume", "--overfit-batches", 3)) == 2
+    assert "overfit_batches was 2, not 3" in capsys.readouterr().err
+
+
+def test_a_negative_limit_is_refused(data, tmp_path, capsys):
+    assert run(*train(data, tmp_path / "run", "--limit-steps", -1)) == 2
+    assert "--limit-steps must be at least 0; got -1" in capsys.readouterr().err

@@ -61,3 +61,8 @@ def test_ticks_are_told_apart(start, step):
 def test_ticks_that_cannot_be_told_apart_are_still_written():
     assert format_ticks([1.0, 1.0]) == ["1", "1"]
     assert format_ticks([]) == []
+
+
+def test_numbers_that_only_rounding_tells_apart_have_an_axis():
+    axis = linear_axis([1.0, 1.0000000000000002], start=0, end=100)
+    assert 0 < axis.position(1.0) < 100

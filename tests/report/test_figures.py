@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from worldline.report.figures import (
+    compared_curves,
     horizon_table,
     learning_curves,
+    machine_curves,
     open_loop_curves,
     returns_by_rank,
     settings_table,
@@ -22,6 +24,42 @@ def test_learning_curves_begin_with_the_loss_and_leave_speed_out():
     assert [chart.title for chart in charts] == ["loss", "rec"]
     assert (charts[0].series[0].x, charts[0].series[0].y) == ([1, 2], [5.0, 4.0])
     assert (charts[1].series[0].x, charts[1].series[0].y) == ([1], [3.0])
+
+
+def test_curves_of_the_machine_are_apart():
+    rows = [
+        {
+            "step": 1,
+            "loss": 3.0,
+            "memory_mb": 5.0,
+            "steps_per_second": 2.0,
+            "rows_per_second": 8.0,
+            "train_seconds": 1.0,
+        },
+        {"step": 2, "loss": 3.0, "steps_per_second": 3.0, "collect/steps_per_second": 7.0, "learning_rate": 1.0},
+    ]
+    assert [chart.title for chart in learning_curves(rows).charts] == ["loss"]
+    charts = machine_curves(rows).charts
+    assert [chart.title for chart in charts] == ["steps per second", "memory (MB)", "collect: steps per second"]
+    assert (charts[0].series[0].x, charts[0].series[0].y) == ([1, 2], [2.0, 3.0])
+    assert machine_curves([{"step": 1, "loss": 3.0}]) is None
+
+
+def test_runs_side_by_side_keep_their_colours():
+    runs = {
+        "a": [{"step": 1, "z": 1.0, "x": 2.0, "loss": 3.0}],
+        "b": [{"step": 1, "x": 1.0}],
+        "c": [{"step": 5, "loss": 2.0}],
+    }
+    loss, x, z = compared_curves(runs).charts
+    assert [chart.title for chart in (loss, x, z)] == ["loss", "x", "z (a)"]
+    assert [(line.name, line.x, line.y, line.color) for line in loss.series] == [
+        ("a", [1], [3.0], "accent"),
+        ("c", [5], [2.0], "third"),
+    ]
+    assert [line.name for line in x.series] == ["a", "b"]
+    (many,) = compared_curves({str(number): [{"step": 1, "loss": 1.0}] for number in range(5)}).charts
+    assert [(line.color, line.is_dashed) for line in many.series][3:] == [("true", False), ("accent", True)]
 
 
 def test_too_many_curves_are_cut_and_counted():

@@ -114,3 +114,12 @@ def test_hostile_metric_names_stay_text():
     figure = learning_curves([{"step": 1, "loss": 1.0, "<img src=x>": 2.0}, {"step": 2, "loss": 0.5}])
     page = Page(title="t", summary="s", tiles=[], sections=[Section(title="c", figures=[figure])])
     assert "<img" not in render(page)
+
+
+def test_a_folded_section_shows_its_heading_only():
+    chart = LineChart(title="speed", series=[Series(name="speed", x=[1, 2], y=[3.0, 4.0])])
+    sections = [Section(title="Machine", figures=[Figure(charts=[chart])], is_folded=True), Section(title="Open")]
+    text = render(Page(title="t", summary="", tiles=[], sections=sections))
+    assert re.search(r"<details>\s*<summary><h2>Machine</h2></summary>.*<svg.*</details>", text, re.DOTALL)
+    assert "<h2>Open</h2>" in text
+    assert text.count("<details>") == 1

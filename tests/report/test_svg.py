@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from worldline.report.svg import LineChart, Series, line_chart
+from worldline.report.svg import LineChart, Series, line_chart, sparkline
 
 # Without labels and legend the plot spans x from 52 to 640 - 14 = 626 and y from 320 - 24 = 296 up to 10.
 LEFT, RIGHT, BOTTOM, TOP = 52.0, 626.0, 296.0, 10.0
@@ -98,3 +98,24 @@ def test_short_lines_tell_their_values():
 def test_lengths_must_agree():
     with pytest.raises(AssertionError, match="lengths"):
         Series(name="a", x=[1, 2], y=[1])
+
+
+def test_a_sparkline_goes_from_its_lowest_to_its_highest_value():
+    text = sparkline(Series(name="a<b", x=[0, 1, 2], y=[5.0, 1.0, 3.0]), width=102, height=24)
+    assert 'points="2,2 51,22 100,12"' in text
+    assert 'aria-label="a&lt;b"' in text
+
+
+@pytest.mark.parametrize(
+    ("y", "shape"), [([3.0, 3.0], "2,14 118,14"), ([1.0, math.nan], "<circle"), ([math.nan, math.inf], "")]
+)
+def test_a_sparkline_of_little(y, shape):
+    text = sparkline(Series(name="loss", x=[0, 1], y=y))
+    assert shape in text
+    assert bool(text) == bool(shape)
+    assert "nan" not in text
+
+
+def test_a_sparkline_of_much_has_a_point_every_other_pixel():
+    text = sparkline(Series(name="loss", x=range(10_000), y=range(10_000)), width=80)
+    assert text.count(",") == 40

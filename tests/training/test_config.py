@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from worldline.errors import ConfigError
-from worldline.training.config import TrainingConfig, free_settings, learning_rate_at
+from worldline.training.config import TrainingConfig, fast_dev_config, free_settings, learning_rate_at
 
 
 def test_the_documented_defaults() -> None:
@@ -115,3 +115,12 @@ def test_what_a_resumed_run_may_change() -> None:
 def test_impossible_schedules_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         TrainingConfig(**settings)
+
+
+def test_a_fast_dev_run_has_a_few_steps_of_everything_and_the_same_numbers() -> None:
+    config = TrainingConfig(batch_size=7, learning_rate=1e-2)
+    short = fast_dev_config(config)
+    assert short.total_steps // short.save_interval >= 2
+    assert short.eval_interval <= short.total_steps
+    assert short.log_interval <= short.total_steps
+    assert (short.batch_size, short.learning_rate) == (7, 1e-2)

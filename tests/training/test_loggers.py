@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from worldline.training.loggers import JsonlWriter, TensorBoardWriter, WandbWriter
+from training.tiny_training import TinyModel, TinySampler, make_config
+from worldline.config import to_dict
+from worldline.training import LoggingCallback, Trainer
+from worldline.training.loggers import JsonlWriter, TensorBoardWriter, TrackioWriter, WandbWriter
 
 
 def steps_in(path: Path) -> list[int]:
@@ -39,6 +45,32 @@ def test_resuming_repairs_the_end_and_drops_later_steps(tmp_path: Path, torn: by
     assert steps_in(path) == [10, 20, 30, 40, 50]
 
 
+@pytest.mark.parametrize("step", [20, 30, 40])
+def test_a_kill_at_any_byte_of_the_last_lines_is_repaired(tmp_path: Path, step: int) -> None:
+    """Whatever is left of the last three lines, a run that goes on from `step` has every step once."""
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(10, 50, 10), start=0)
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for size in range(first, len(whole) + 1):
+        path.write_bytes(whole[:size])
+        kept = [number for number in steps_of(whole[:size]) if number <= step]
+        write(path, range(step + 10, 70, 10), start=step)
+        assert steps_in(path) == [*kept, *range(step + 10, 70, 10)]
+        assert path.read_bytes().startswith(whole[: whole.index(b"\n", first - 1) + 1])
+
+
+def steps_of(content: bytes) -> list[int]:
+    return [10 * number for number in range(1, content.count(b"\n") + 1)]
+
+
+def test_steps_that_went_back_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in (10, 20, 15, 20, "[[", 30)))
+    write(path, range(40, 50, 10), start=30)
+    assert steps_in(path) == [10, 20, 30, 40]
+
+
 def test_resuming_leaves_a_sound_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, range(10, 30, 10), start=0)
@@ -59,14 +91,106 @@ def test_a_new_run_moves_the_old_file_aside(tmp_path: Path) -> None:
 
 def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     writer = TensorBoardWriter(tmp_path, step=0)
     writer.write(10, {"loss": 0.5})
     writer.write(20, {"loss": 0.25})
     writer.close()
-    events = EventAccumulator(str(tmp_path)).Reload()  # type: ignore[no-untyped-call]
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(10, 0.5), (20, 0.25)]
+    assert scalars(tmp_path) == [(10, 0.5), (20, 0.25)]
+
+
+def scalars(directory: Path) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(directory)).Reload()  # type: ignore[no-untyped-call]
+    return [(event.step, event.value) for event in events.Scalars("loss")]
+
+
+def test_a_resumed_tensorboard_log_has_every_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the kill tore the last record, and where a run began anew in an older one's folder."""
+    pytest.importorskip("tensorboard")
+    hour = iter(range(10**9, 2 * 10**9, 3600))  # files of one second have no order
+    for start, end in ((0, 60), (0, 50), (20, 50), (40, 80)):
+        with monkeypatch.context() as patched:
+            patched.setattr("tensorboard.summary.writer.event_file_writer.time", FrozenTime(next(hour)))
+            writer = TensorBoardWriter(tmp_path, step=start)
+        for step in range(start + 10, end + 10, 10):
+            writer.write(step, {"loss": start + step / 1000})
+        writer.close()
+        newest = max(tmp_path.iterdir())
+        newest.write_bytes(newest.read_bytes()[:-7])  # the last record is torn
+    assert scalars(tmp_path) == [
+        *((step, pytest.approx(step / 1000)) for step in (10, 20)),
+        *((step, pytest.approx(20 + step / 1000)) for step in (30, 40)),
+        *((step, pytest.approx(40 + step / 1000)) for step in (50, 60, 70)),
+    ]
+
+
+class FrozenTime:
+    """The module `time` at one moment."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+
+def test_a_kill_leaves_what_was_flushed_to_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    code = (
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from worldline.training import loggers\n"
+        "loggers._FLUSH_SECONDS = 0.05\n"
+        "writer = loggers.TensorBoardWriter(Path(sys.argv[1]), step=0)\n"
+        "size = lambda: sum(path.stat().st_size for path in Path(sys.argv[1]).iterdir())\n"
+        "before = size()\n"
+        "writer.write(10, {'loss': 0.5})\n"
+        "while size() == before: time.sleep(0.01)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert scalars(tmp_path) == [(10, 0.5)]
+
+
+def test_missing_trackio_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.warns(UserWarning, match=r"use_trackio=True.*pip install 'worldline\[trackio\]'"):
+        assert TrackioWriter.start({}, None) is None
+
+
+def test_trackio_gets_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[object] = []
+
+    class Run:
+        def log(self, metrics: object, step: int) -> None:
+            calls.append((step, metrics))
+
+        def finish(self) -> None:
+            calls.append("finished")
+
+    fake = types.ModuleType("trackio")
+    fake.init = lambda project, name, config: calls.append((project, name, config)) or Run()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    logging = LoggingCallback(tmp_path / "run_a", use_tensorboard=False, console=False, use_trackio=True)
+    config = make_config(total_steps=10)
+    Trainer(TinyModel(), config, [logging]).train(TinySampler())
+    assert calls[0] == ("worldline", "run_a", to_dict(config))
+    assert [call[0] for call in calls[1:-1]] == [5, 10]  # type: ignore[index]
+    assert calls[1][1].keys() >= {"loss", "grad_norm", "train_seconds"}  # type: ignore[index]
+    assert calls[-1] == "finished"
+
+
+def test_trackio_that_cannot_start_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**settings: object) -> None:
+        raise PermissionError("no place for the database")
+
+    fake = types.ModuleType("trackio")
+    fake.init = refuse  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    with pytest.warns(UserWarning, match="no place for the database"):
+        assert TrackioWriter.start({}, None) is None
 
 
 def test_missing_wandb_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,3 +103,21 @@ def test_what_is_no_batch_is_refused() -> None:
 def test_what_is_no_data_is_refused(data: object, got: str) -> None:
     with pytest.raises(ConfigError, match=f"ReplayBuffer is the usual one.*{got}"):
         opened(data)
+
+
+@pytest.mark.parametrize("data", [TinySampler(), Unseekable(), iter([make_batch(seed, 5, 7) for seed in range(3)])])
+def test_the_first_batches_for_ever(data: object) -> None:
+    """Also where the data reuses their memory, and where it would end."""
+    source = open_source(data, batch_size=5, sequence_length=7, device=torch.device("cpu"), seed=3, num_kept=2)  # type: ignore[arg-type]
+    first = [source.batch(step).obs for step in range(2)]
+    assert not torch.equal(*first)
+    for step in range(2, 9):
+        assert source.batch(step).obs is first[step % 2]
+
+
+def test_kept_batches_own_their_memory() -> None:
+    batch = make_batch(0)
+    source = open_source([batch], batch_size=4, sequence_length=3, device=torch.device("cpu"), seed=3, num_kept=1)
+    kept = source.batch(0).obs.clone()
+    batch.obs.zero_()
+    assert torch.equal(source.batch(1).obs, kept)

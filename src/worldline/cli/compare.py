@@ -242,12 +242,12 @@ def _contest(config: CompareConfig, run: TrainingRun, buffer: ReplayBuffer) -> C
     Raises:
         WorldlineError: The model cannot be built for the data, does not act, or cannot be trained.
     """
-    from worldline.cli.clock import TrainingClock
     from worldline.cli.evaluate import evaluate
     from worldline.cli.reporting import write_training_report
     from worldline.cli.terminal import progress
     from worldline.models.base import num_trained
     from worldline.protocols import Policy
+    from worldline.training.callbacks import TrainingClock
 
     model, run_config = run.begin(buffer, resume=True)
     if not isinstance(model, Policy):

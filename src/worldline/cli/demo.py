@@ -163,9 +163,9 @@ def run_demo(config: DemoConfig, out: Path, *, resume: bool, command: str) -> De
         ConfigError: A setting cannot be used, or the demo in the folder was begun differently.
         FileError: The folder cannot be used.
     """
-    from worldline.cli.clock import TrainingClock
     from worldline.cli.demo_report import DemoResult
     from worldline.models.base import WorldModel, num_trained
+    from worldline.training.callbacks import TrainingClock
 
     began = time.perf_counter()
     set_num_threads(config.num_threads)

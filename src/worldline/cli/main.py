@@ -34,6 +34,7 @@ COMMANDS = {
     "inspect": Command(
         module="inspect", summary="Show what is in a data file, a run, a saved model, or the model list."
     ),
+    "view": Command(module="view", summary="Look at the runs in a folder, in a browser on this machine."),
 }
 
 _EPILOGUE = """\
@@ -44,6 +45,7 @@ Examples:
   worldline eval runs/cartpole --env CartPole-v1 --episodes 20
   worldline compare --data cartpole.npz --env CartPole-v1 --out runs/compare
   worldline inspect runs/cartpole
+  worldline view runs
 
 `worldline COMMAND --help` lists the options of a command."""
 

@@ -73,6 +73,17 @@ def check(config: OnlineConfig) -> None:
         )
 
 
+def shortened(config: OnlineConfig, *, num_steps: int) -> OnlineConfig:
+    """Return the settings of a run of a few (at least `num_steps`) optimiser steps, to see that it works."""
+    seed_steps = min(config.seed_steps, 10)
+    return dataclasses.replace(
+        config,
+        seed_steps=seed_steps,
+        env_steps=seed_steps + math.ceil(num_steps / config.replay_ratio),
+        eval_episodes=min(config.eval_episodes, 2),
+    )
+
+
 def open_buffer(config: OnlineConfig, offline: ReplayBuffer | None) -> ReplayBuffer:
     """Return the buffer for what the environment will give, with the episodes of `offline` in it.
 

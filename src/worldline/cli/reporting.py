@@ -12,15 +12,17 @@ from worldline.cli import runs
 from worldline.cli.terminal import describe_duration
 from worldline.config import to_dict
 from worldline.report.axes import format_number
-from worldline.report.figures import learning_curves, settings_table
+from worldline.report.figures import learning_curves, machine_curves, settings_table
 from worldline.report.page import Page, Section, Tile, write
 
 
 def write_training_report(out: Path, config: runs.RunConfig) -> Path:
     """Write the report of `worldline train` and return its path."""
     metrics = runs.read_metrics(out)
+    total, done = config.training.total_steps, max(runs.steps_done(out), *(int(row["step"]) for row in metrics[-1:]), 0)
+    of = f"of {total:,}, " if done < total else ""
     tiles = [
-        Tile(label="Steps", value=f"{config.training.total_steps:,}", note=f"{config.training.precision}"),
+        Tile(label="Steps", value=f"{done:,}", note=f"{of}{config.training.precision}"),
         *data_tiles(config),
     ]
     if losses := runs.logged(metrics, "loss"):
@@ -28,8 +30,9 @@ def write_training_report(out: Path, config: runs.RunConfig) -> Path:
         tiles.insert(0, Tile(label="Loss", value=format_number(loss), note=f"step {step:,}", is_main=True))
     speeds = runs.logged(metrics, "steps_per_second")
     if speeds and (speed := speeds[-1][1]) > 0:
-        left = describe_duration(config.training.total_steps / speed)
-        tiles.append(Tile(label="Speed", value=f"{format_number(round(speed, 2))} steps/s", note=f"{left} in all"))
+        times = runs.logged(metrics, "train_seconds")
+        note = f"{describe_duration(times[-1][1])} of training" if times else ""
+        tiles.append(Tile(label="Speed", value=f"{format_number(round(speed, 2))} steps/s", note=note))
     page = Page(
         title=f"{config.model}: {out.name}",
         summary=" ".join(
@@ -57,11 +60,14 @@ def data_tiles(config: runs.RunConfig) -> list[Tile]:
 
 
 def curves_section(metrics: Sequence[Mapping[str, float]]) -> list[Section]:
-    """Return the learning curves, or nothing where nothing was logged."""
+    """Return the learning curves and, folded, those of speed and memory; nothing where nothing was logged."""
     if not metrics:
         return []
     text = "docs/models.md says what the names mean and how healthy curves look."
-    return [Section(title="Learning curves", text=text, figures=[learning_curves(metrics)])]
+    sections = [Section(title="Learning curves", text=text, figures=[learning_curves(metrics)])]
+    if machine := machine_curves(metrics):
+        sections.append(Section(title="Speed and memory", figures=[machine], is_folded=True))
+    return sections
 
 
 def configuration_section(config: runs.RunConfig, more: Mapping[str, Any] | None = None) -> Section:

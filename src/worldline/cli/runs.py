@@ -33,6 +33,16 @@ UNAVERAGED = "final_unaveraged"
 REPORT = "report.html"
 
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_BRACKETS = 500
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Takes no references within the file, by which a few lines can stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to another place of itself (an alias), which no configuration does")
+        return super().compose_node(parent, index)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,9 +133,20 @@ def read_config(path: Path, cls: type[T]) -> T:
         )
     if path.stat().st_size > _MAX_CONFIG_BYTES:
         raise FileError(f"{path} has {path.stat().st_size} bytes; a configuration has fewer than {_MAX_CONFIG_BYTES}.")
+    return parse_config(path.read_bytes(), cls, path=path)
+
+
+def parse_config(content: bytes, cls: type[T], *, path: Path) -> T:
+    """Return the dataclass `cls` that the bytes of `path` hold.
+
+    Raises:
+        FileError: They are not such a configuration.
+    """
+    if content.count(b"[") + content.count(b"{") > _MAX_BRACKETS:  # which take long to find wrong
+        raise FileError(f"{path} is no configuration, which has few brackets. Restore it, or begin a new run.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(content.decode(), Loader=_PlainLoader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise FileError(f"{path} cannot be read: {error}. Restore it, or begin a new run.") from error
     if not isinstance(values, dict):
         raise FileError(f"{path} does not hold settings. Restore it, or begin a new run.")
@@ -223,10 +244,13 @@ def read_metrics(out: Path) -> list[dict[str, float]]:
     A null is a value that was not finite and becomes NaN. What is no such line, as a kill leaves it, is passed over.
     """
     path = out / METRICS
-    if not path.is_file():
-        return []
+    return parse_metrics(path.read_bytes()) if path.is_file() else []
+
+
+def parse_metrics(content: bytes) -> list[dict[str, float]]:
+    """Return the lines of a metrics file of which `content` is all, or a part."""
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in content.decode(errors="replace").splitlines():
         try:
             record = json.loads(line, parse_int=float)
         except (ValueError, RecursionError):
@@ -275,7 +299,7 @@ def write_text(path: Path, text: str) -> None:
 def _holds_anything(folder: Path) -> bool:
     """Whether `folder` holds anything; a killed write may have left a hidden file, which does not count."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
-    if CONFIG in names and names <= {CONFIG, METRICS, CHECKPOINTS, "tensorboard"} and not is_begun(folder):
+    if CONFIG in names and names <= {CONFIG, METRICS, CHECKPOINTS, "tensorboard", "profile"} and not is_begun(folder):
         read_config(folder / CONFIG, RunConfig)  # somebody else's file of that name is refused
         return False
     return bool(names)

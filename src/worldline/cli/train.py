@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import tyro
 from worldline.cli import online, runs
 from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
 from worldline.errors import ConfigError
-from worldline.training.config import TrainingConfig
+from worldline.training.config import TrainingConfig, fast_dev_config
 
 if TYPE_CHECKING:
     from worldline.data.buffer import ReplayBuffer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from worldline.models.base import Model
     from worldline.protocols import Sampler
     from worldline.training.callbacks import Callback
+    from worldline.training.trainer import Trainer
 
 _DESCRIPTION = """\
 Train a model on a data file, or online in an environment, or on the one and then in the other. The folder --out gets
@@ -32,6 +34,7 @@ Examples:
   worldline train dreamerv3:size1m --data cartpole.npz --out runs/b --set units=128 --set entropy_scale=1e-3
   worldline train dreamerv3:size1m --data cartpole.npz --out runs/a --total-steps 2000 --resume
   worldline train dreamerv3:size1m --env CartPole-v1 --env-steps 20000 --replay-ratio 0.25 --out runs/c
+  worldline train dreamerv3:size1m --data cartpole.npz --out runs/d --fast-dev-run
 
 A run that was stopped, or killed, goes on with the same command and --resume, and ends with the same weights as if
 nothing had happened. Options that are not given again are those of its config.yaml.
@@ -57,17 +60,39 @@ class TrainOptions:
         default_factory=online.OnlineConfig
     )
     num_threads: NumThreads = 0
+    limit_steps: int = 0
+    """End after so many more optimiser steps; --resume goes on. 0 trains to the end."""
+    profile: bool = False
+    """Profile a few steps: a trace for chrome://tracing in profile/, and a table of the slowest operators."""
+    fast_dev_run: bool = False
+    """Only see that everything works: a few steps, with evaluation, checkpoints and report, and nothing is kept."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     options, settings = _parse(arguments)
-    from worldline.cli.reporting import write_training_report  # not before --help is answered
-    from worldline.cli.terminal import progress, results
-    from worldline.models.base import num_trained
+    from worldline.cli.terminal import results  # not before --help is answered
 
     runs.check_folder(options.out, resume=options.resume)
     set_num_threads(options.num_threads)
+    command = f"worldline train {shlex.join(arguments)}"
+    if not options.fast_dev_run:
+        results.print(_train(options, settings, command), soft_wrap=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="worldline-") as folder:
+        _train(_shortened(options, Path(folder)), settings, command)
+    results.print(
+        "Everything works: data, training, evaluation, checkpoints, report. Nothing was kept.", soft_wrap=True
+    )
+
+
+def _train(options: TrainOptions, settings: Mapping[str, Any], command: str) -> str:
+    """Train as the options say, write the report, and return what to tell the user."""
+    from worldline.cli.reporting import write_training_report
+    from worldline.cli.terminal import progress
+    from worldline.models.base import num_trained
+    from worldline.training.callbacks import ProfilerCallback
+
     buffer = _open_data(options)
     run = TrainingRun(
         model=options.model,
@@ -75,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
         training=options.training,
         data=options.data,
         out=options.out,
-        command=f"worldline train {shlex.join(arguments)}",
+        command=command,
         num_threads=options.num_threads,
         online=options.online if options.online.env else None,
     )
@@ -84,12 +109,22 @@ def main(arguments: Sequence[str]) -> None:
     sources = [f"{options.data}: {buffer.num_transitions:,} steps"] if options.data else []
     sources += [f"{options.online.env}: {options.online.env_steps:,} steps"] if options.online.env else []
     progress.print(f"{options.model}: {parameters:,} parameters; {'; '.join(sources)}", soft_wrap=True)
-    run.train(model, buffer)
+    callbacks = [ProfilerCallback(options.out)] if options.profile else []
+    done = run.train(model, buffer, callbacks, limit_steps=options.limit_steps)
     report = write_training_report(options.out, config)
-    results.print(
-        f"Trained for {options.training.total_steps:,} steps. Model: {options.out / runs.FINAL}\nReport: {report}",
-        soft_wrap=True,
-    )
+    total = options.training.total_steps
+    if done < total:
+        return f"Trained {done:,} of {total:,} steps. Go on with the same command and --resume.\nReport: {report}"
+    return f"Trained for {total:,} steps. Model: {options.out / runs.FINAL}\nReport: {report}"
+
+
+def _shortened(options: TrainOptions, out: Path) -> TrainOptions:
+    """Return the options of a run of a few steps in the folder `out`, in which everything happens."""
+    training, collecting = fast_dev_config(options.training), options.online
+    if collecting.env:
+        collecting = online.shortened(collecting, num_steps=training.total_steps)
+        training = dataclasses.replace(training, total_steps=collecting.total_steps)
+    return dataclasses.replace(options, out=out, training=training, online=collecting, resume=False, limit_steps=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,13 +178,15 @@ class TrainingRun:
             (self.out / runs.METRICS).unlink(missing_ok=True)  # without a line, or without a whole one
         return model, config
 
-    def train(self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = ()) -> None:
-        """Train from the newest checkpoint there is, and save the final model, which `model` is then.
+    def train(
+        self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = (), *, limit_steps: int = 0
+    ) -> int:
+        """Train from the newest checkpoint there is, and save the final model; return how many steps are done.
 
-        With `ema_decay` that is the model with the averaged weights; the last ones are saved beside it.
+        With `limit_steps`, training ends after so many steps, and there is no final model before the last one. With
+        `ema_decay` the final model, which `model` is then, has the averaged weights; the last ones are saved beside it.
         """
         from worldline.cli.terminal import progress
-        from worldline.models.base import load_weights, read_pretrained
         from worldline.training.callbacks import CheckpointCallback, ProgressCallback
         from worldline.training.trainer import Trainer
 
@@ -164,12 +201,21 @@ class TrainingRun:
             else:
                 callbacks.append(ProgressCallback())
             trainer = Trainer(model, self.training, callbacks)
-            trainer.train(data, resume_from=checkpoints if done else None)
+            num_steps = min(limit_steps, self.training.total_steps - done) if limit_steps else None
+            trainer.train(data, num_steps, checkpoints if done else None)
+        if trainer.step >= self.training.total_steps or trainer.status == "stopped":
+            self._save_final(model, trainer)
+        return trainer.step
+
+    def _save_final(self, model: Model, trainer: Trainer[Model]) -> None:
+        from worldline.models.base import load_weights, read_pretrained
+
+        final = self.out / runs.FINAL
         with trainer.averaged_weights():
-            model.save_pretrained(self.out / runs.FINAL)
+            model.save_pretrained(final)
         if self.training.ema_decay is not None:
             model.save_pretrained(self.out / runs.UNAVERAGED)
-            load_weights(model, read_pretrained(self.out / runs.FINAL).tensors, where=str(self.out / runs.FINAL))
+            load_weights(model, read_pretrained(final).tensors, where=str(final))
 
     def _open_data(self, model: Model, buffer: ReplayBuffer) -> tuple[Sampler, Callback, list[Callback]]:
         """Return what is trained on, what logs it, and the callbacks that online data needs."""
@@ -227,9 +273,13 @@ def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
     """Return the options, checked, and the model's settings.
 
     Raises:
-        ConfigError: There is nothing to learn from, or the number of steps is given twice.
+        ConfigError: There is nothing to learn from, the number of steps is given twice, or options exclude others.
     """
     options, settings = _given(arguments)
+    if options.limit_steps < 0:
+        raise ConfigError(f"--limit-steps must be at least 0; got {options.limit_steps}.")
+    if options.online.env and options.training.overfit_batches:
+        raise ConfigError("--overfit-batches needs data that is there: give --data, and leave out --env.")
     if not options.online.env:
         if options.data is None:
             raise ConfigError("There is nothing to learn from. Give --data FILE, or --env ENV and --env-steps N.")
@@ -254,7 +304,7 @@ def _given(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
     if not (options.resume and (options.out / runs.CONFIG).is_file()):
         return options, settings
     saved = runs.read_config(options.out / runs.CONFIG, runs.RunConfig)
-    # A default of True would make tyro offer --no-resume instead of the --resume that was given.
+    # A default of True would make tyro offer --no-resume instead of the --resume that was given; likewise of others.
     default = dataclasses.replace(
         options,
         settings=(),
@@ -263,6 +313,8 @@ def _given(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
         online=dataclasses.replace(saved.online, env_settings=()) if saved.online else online.OnlineConfig(),
         num_threads=saved.num_threads,
         resume=False,
+        profile=False,
+        fast_dev_run=False,
     )
     resumed = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION, default=default)
     if saved.online and not resumed.online.env_settings:

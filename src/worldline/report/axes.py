@@ -32,7 +32,7 @@ def linear_axis(
 ) -> Axis:
     """Return an axis for finite `values`, widened to round ticks unless it `is_tight`; ticks of counts are whole."""
     low, high = min(values), max(values)
-    if low == high:  # one number: give it room
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # one number, but for rounding: give it room
         low, high = low - (abs(low) or 1.0) * 0.5, high + (abs(high) or 1.0) * 0.5
     rough = (high - low) / max(1, num_ticks - 1)
     are_counts = all(value == round(value) for value in values)

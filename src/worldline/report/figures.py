@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,27 +11,50 @@ from worldline.report.axes import format_number
 from worldline.report.page import Figure, Table
 from worldline.report.svg import LineChart, Series
 
-_NOT_LOSSES = {"step", "learning_rate", "steps_per_second", "data_wait"}
+# What a line says of the machine and of the clock, in the order in which it is drawn, and what is not drawn at all.
+_MACHINE = ("steps_per_second", "data_wait", "memory_mb", "device_memory_mb")
+_NOT_DRAWN = {"step", "learning_rate", "rows_per_second", "train_seconds"}  # rows are steps times a constant
 _MAX_CURVES = 24
 _COLORS = ("accent", "second", "third", "true")
 _SMALL: dict[str, Any] = {"width": 260, "height": 170}
 
 
 def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Return one small chart per metric over optimiser steps.
+    """Return one small chart per metric over optimiser steps; what `machine_curves` draws is left out.
 
     Args:
         rows: Lines of `metrics.jsonl`, each with "step"; a metric may be missing from some of them.
     """
-    names = dict.fromkeys(name for row in rows for name in row if name not in _NOT_LOSSES)
+    names = _losses(rows)
+    charts = [_curve(name, {name: rows}) for name in names[:_MAX_CURVES]]
+    return Figure(charts=charts, caption=f"Each point is one logged step.{_left_out(names)}")
+
+
+def compared_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Return one chart per metric, with a line for each run that has it; first those that several runs have.
+
+    Args:
+        runs: Lines of `metrics.jsonl` by the name of the run; up to eight can be told apart.
+    """
+    having = {run: {name for row in rows for name in row} for run, rows in runs.items()}
+    names = sorted(
+        _losses([row for rows in runs.values() for row in rows]),
+        key=lambda name: sum(name in of_run for of_run in having.values()) < 2,
+    )
     charts = []
-    for name in sorted(names, key=lambda name: name != "loss")[:_MAX_CURVES]:  # "loss" first, the others as they come
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        line = Series(name=name, x=[step for step, _ in points], y=[value for _, value in points])
-        charts.append(LineChart(title=_readable(name), series=[line], x_label="optimiser step", **_SMALL))
-    left_out = len(names) - len(charts)
-    note = f" {left_out} more are in metrics.jsonl." if left_out > 0 else ""
-    return Figure(charts=charts, caption=f"Each point is one logged step.{note}")
+    for name in names[:_MAX_CURVES]:
+        chart = dataclasses.replace(_curve(name, runs), width=430, height=270)
+        if len(runs) > 1 and len(chart.series) == 1:  # a line by itself has no legend
+            chart = dataclasses.replace(chart, title=f"{chart.title} ({chart.series[0].name})")
+        charts.append(chart)
+    return Figure(charts=charts, caption=f"Each point is one logged step.{_left_out(names)}")
+
+
+def machine_curves(rows: Sequence[Mapping[str, float]]) -> Figure | None:
+    """Return charts of the throughput, the share of time spent waiting for data, and memory; None without any."""
+    names = dict.fromkeys([*_MACHINE, *(name for row in rows for name in row if _is_machine(name))])
+    charts = [_curve(name, {name: rows}) for name in names if any(name in row for row in rows)]
+    return Figure(charts=charts) if charts else None
 
 
 def returns_by_rank(groups: Mapping[str, Sequence[float]], *, num_coloured: int = 1) -> Figure:
@@ -147,8 +171,34 @@ def horizon_table(model: Sequence[float], copy: Sequence[float], num_windows: Se
     return Table(title="The numbers", rows=rows, header=header, is_folded=True)
 
 
+def _curve(name: str, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> LineChart:
+    """Return a small chart of a metric over optimiser steps, with a line for each of the `runs` that has it."""
+    series = []
+    for number, (label, rows) in enumerate(runs.items()):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            color, is_dashed = _COLORS[number % len(_COLORS)], number >= len(_COLORS)
+            x, y = [step for step, _ in points], [value for _, value in points]
+            series.append(Series(name=label, x=x, y=y, color=color, is_dashed=is_dashed))
+    return LineChart(title=_readable(name), series=series, x_label="optimiser step", **_SMALL)
+
+
+def _losses(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the metrics to draw: "loss" first, the others as they come."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in _NOT_DRAWN and not _is_machine(name))
+    return sorted(names, key=lambda name: name != "loss")
+
+
+def _left_out(names: Sequence[str]) -> str:
+    return f" {len(names) - _MAX_CURVES} more are in metrics.jsonl." if len(names) > _MAX_CURVES else ""
+
+
+def _is_machine(name: str) -> bool:
+    return name in _MACHINE or name.endswith("/steps_per_second")
+
+
 def _readable(name: str) -> str:
-    return name.replace("_", " ").replace("/", ": ")
+    return name.replace("_mb", " (MB)").replace("_", " ").replace("/", ": ")
 
 
 def _written(value: Any) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.resources
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,36 +47,93 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, a few sentences, figures, tables."""
+    """A heading, a few sentences, figures, tables; `is_folded` hides all but the heading until it is asked for."""
 
     title: str
     text: str = ""
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
+    is_folded: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Link:
+    """Another page of those that `worldline view` serves."""
+
+    label: str
+    href: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Page:
-    """Everything that a report says."""
+    """Everything that a report says, or a page that is served; one that `is_live` asks for its newest self."""
 
     title: str
     summary: str
-    tiles: Sequence[Tile]
-    sections: Sequence[Section]
+    tiles: Sequence[Tile] = ()
+    sections: Sequence[Section] = ()
     footer: str = ""
+    links: Sequence[Link] = ()
+    is_live: bool = False
 
 
-def render(page: Page) -> str:
-    """Return the page as HTML with its styles and charts inside: no script, and no reference to anything outside."""
-    environment = Environment(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IndexRow:
+    """A line of the list of runs: text as it is shown, and where it leads."""
+
+    name: str  # in addresses
+    label: str  # on the page
+    href: str
+    what: str  # model and data
+    is_run: bool = True  # it has curves, which can be compared; otherwise a report at most
+    status: str = ""  # running, finished or stopped
+    steps: str = ""
+    progress: float | None = None  # [0, 1]
+    loss: str = ""
+    score: str = ""
+    curve: str = ""  # SVG, the one text that is not escaped
+    changed: str = ""
+    report_href: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Index:
+    """The list of runs."""
+
+    title: str
+    summary: str
+    rows: Sequence[IndexRow]
+    footer: str = ""
+    links: Sequence[Link] = ()
+    is_live: bool = False
+
+
+def render(page: Page | Index) -> str:
+    """Return the page as HTML with its styles and charts inside, and no reference to anything outside.
+
+    Without a script, too, unless the page is live.
+    """
+    name = "index.html.j2" if isinstance(page, Index) else "report.html.j2"
+    template = _environment().get_template(name)
+    assets = {"style": asset("style.css"), "script": asset("live.js")}
+    return template.render(page=page, line_chart=line_chart, narrowed=_narrowed, **assets) + "\n"
+
+
+@functools.cache
+def asset(name: str) -> str:
+    """Return the text of "style.css", or of "live.js", the script of pages that are live."""
+    return (importlib.resources.files("worldline.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("worldline.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("report.html.j2")
-    return template.render(page=page, line_chart=line_chart, narrowed=_narrowed) + "\n"
 
 
 def write(page: Page, path: str | os.PathLike[str]) -> Path:

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: axes, ticks, legend. Colours are classes, so that the page decides on them."""
+"""Line charts as inline SVG, with axes and legend or bare. Colours are classes, so that the page decides on them."""
 
 from __future__ import annotations
 
@@ -70,6 +70,25 @@ def line_chart(chart: LineChart) -> str:
     return _svg(chart, body)
 
 
+def sparkline(line: Series, *, width: int = 120, height: int = 28) -> str:
+    """Return the bare line as one `<svg>` element, from its lowest value to its highest; no points give no text."""
+    line = _thinned(line, width // 2)
+    points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
+    if not points:
+        return ""
+    x_axis, y_axis = _bare_axis([x for x, _ in points], 2, width - 2), _bare_axis([y for _, y in points], height - 2, 2)
+    parts = _strokes(line, x_axis, y_axis)
+    opening = f'<svg class="spark" role="img" aria-label={quoteattr(line.name)} viewBox="0 0 {width} {height}">'
+    return "".join([opening, *parts, "</svg>"])
+
+
+def _bare_axis(values: Sequence[float], start: float, end: float) -> Axis:
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low - 1.0, high + 1.0
+    return Axis(low=low, high=high, start=start, end=end, ticks=())
+
+
 def _svg(chart: LineChart, body: Iterable[str]) -> str:
     label = quoteattr(chart.title)
     opening = f'<svg class="chart" role="img" aria-label={label} viewBox="0 0 {chart.width} {chart.height}">'
@@ -96,7 +115,7 @@ def _grid(chart: LineChart, x_axis: Axis, y_axis: Axis) -> list[str]:
     return parts
 
 
-def _line(line: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
+def _strokes(line: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
     dashes = " dashed" if line.is_dashed else ""
     parts = []
     points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
@@ -107,6 +126,12 @@ def _line(line: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
         x, y = points[0]
         where = f'cx="{_round(x_axis.position(x))}" cy="{_round(y_axis.position(y))}"'
         parts.append(f'<circle class="dot {line.color}" {where} r="3.5"/>')
+    return parts
+
+
+def _line(line: Series, x_axis: Axis, y_axis: Axis) -> list[str]:
+    parts = _strokes(line, x_axis, y_axis)
+    points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     if len(points) <= _MAX_HOVER:
         for x, y in points:
             where = f'cx="{_round(x_axis.position(x))}" cy="{_round(y_axis.position(y))}"'
@@ -155,9 +180,9 @@ def _drawable(line: Series, *, is_log: bool) -> Series:
     return dataclasses.replace(line, y=[value if value > 0 else math.nan for value in line.y]) if is_log else line
 
 
-def _thinned(line: Series) -> Series:
-    """Return the line with at most `_MAX_POINTS` points, each the mean of as many neighbours."""
-    size = -(-len(line.x) // _MAX_POINTS)
+def _thinned(line: Series, max_points: int = _MAX_POINTS) -> Series:
+    """Return the line with at most `max_points` points, each the mean of as many neighbours."""
+    size = -(-len(line.x) // max_points)
     if size <= 1:
         return line
 

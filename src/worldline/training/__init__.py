@@ -16,7 +16,9 @@ if TYPE_CHECKING:
         EarlyStoppingCallback,
         EvaluationCallback,
         LoggingCallback,
+        ProfilerCallback,
         ProgressCallback,
+        TrainingClock,
     )
     from worldline.training.config import TrainingConfig
     from worldline.training.trainer import Trainer, train
@@ -28,7 +30,9 @@ _PUBLIC = {
     "EarlyStoppingCallback": "worldline.training.callbacks",
     "EvaluationCallback": "worldline.training.callbacks",
     "LoggingCallback": "worldline.training.callbacks",
+    "ProfilerCallback": "worldline.training.callbacks",
     "ProgressCallback": "worldline.training.callbacks",
+    "TrainingClock": "worldline.training.callbacks",
     "Trainer": "worldline.training.trainer",
     "TrainingConfig": "worldline.training.config",
     "train": "worldline.training.trainer",
@@ -41,8 +45,10 @@ __all__ = [
     "EarlyStoppingCallback",
     "EvaluationCallback",
     "LoggingCallback",
+    "ProfilerCallback",
     "ProgressCallback",
     "Trainer",
+    "TrainingClock",
     "TrainingConfig",
     "train",
 ]

@@ -40,10 +40,12 @@ class TrainingConfig:
     max_anomalies: int = 100  # how many may be skipped or rolled back in a run; one more stops it
     spike_threshold: float | None = None  # deviations above its mean from which a loss is an anomaly; None: none is
 
+    overfit_batches: int = 0  # train on the first so many batches for ever, to see the loss fall; 0 for all data
+
     def __post_init__(self) -> None:
         for name in ("total_steps", "batch_size", "sequence_length", "log_interval", "eval_interval", "save_interval"):
             _check_whole(name, getattr(self, name), at_least=1)
-        for name in ("warmup_steps", "seed", "max_anomalies"):
+        for name in ("warmup_steps", "seed", "max_anomalies", "overfit_batches"):
             _check_whole(name, getattr(self, name), at_least=0)
         if self.seed >= 1 << 32:
             raise ConfigError(f"seed must be below 2**32 = {1 << 32}, which every generator takes; got {self.seed}.")
@@ -93,6 +95,11 @@ def free_settings(config: TrainingConfig) -> frozenset[str]:
     if config.on_anomaly != "rollback" or config.device == "cpu":
         free |= {"log_interval", "save_interval"}
     return frozenset(free | {"total_steps"} if config.schedule == "constant" else free)
+
+
+def fast_dev_config(config: TrainingConfig) -> TrainingConfig:
+    """Return the settings of a run of 4 steps in which everything happens, to see that a set-up works."""
+    return dataclasses.replace(config, total_steps=4, log_interval=1, eval_interval=2, save_interval=2)
 
 
 def learning_rate_at(config: TrainingConfig, step: int) -> float:

@@ -1,4 +1,4 @@
-"""Where logged numbers go: `metrics.jsonl`, TensorBoard, Weights & Biases."""
+"""Where logged numbers go: `metrics.jsonl`, TensorBoard, Weights & Biases, trackio."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import importlib.util
 import json
 import math
 import os
+import sqlite3
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from worldline.files import set_aside, write_atomically
+
+_FLUSH_SECONDS = 5
 
 
 class MetricWriter(Protocol):
@@ -54,12 +57,15 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Scalars for TensorBoard; on resume, what is beyond `step` is hidden."""
+    """Scalars for TensorBoard, which hides what an older part of the run, or an older run, wrote beyond `step`.
+
+    A kill loses the last `_FLUSH_SECONDS` of them at most.
+    """
 
     def __init__(self, directory: Path, *, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(str(directory), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)
 
     @staticmethod
     def is_installed() -> bool:
@@ -88,11 +94,7 @@ class WandbWriter:
         try:
             import wandb
         except ImportError:
-            warnings.warn(
-                "use_wandb=True, but wandb is not installed: logging goes on without it. "
-                "Install it with: pip install 'worldline[wandb]'",
-                stacklevel=2,
-            )
+            _warn_of_missing("wandb")
             return None
         try:
             return cls(wandb.init(config=dict(config), dir=None if directory is None else str(directory)))
@@ -109,18 +111,62 @@ class WandbWriter:
         self._run.finish()
 
 
+class TrackioWriter:
+    """A trackio run: a local database, or what trackio's own environment variables name."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    @classmethod
+    def start(cls, config: Mapping[str, Any], directory: Path | None) -> TrackioWriter | None:
+        """Start a run, or warn and return None where that cannot be: not installed, no place for its database."""
+        try:
+            import trackio
+        except ImportError:
+            _warn_of_missing("trackio")
+            return None
+        name = None if directory is None else directory.resolve().name
+        try:
+            return cls(trackio.init(project="worldline", name=name, config=dict(config)))
+        except (OSError, ValueError, sqlite3.Error) as error:
+            warnings.warn(f"trackio could not start, logging goes on without it: {error}", stacklevel=2)
+            return None
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log all metrics of a step."""
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+def _warn_of_missing(package: str) -> None:
+    warnings.warn(
+        f"use_{package}=True, but {package} is not installed: logging goes on without it. "
+        f"Install it with: pip install 'worldline[{package}]'",
+        stacklevel=3,
+    )
+
+
 def _keep_until(path: Path, step: int) -> None:
-    """Rewrite a metrics file so that it holds whole lines of steps up to `step` only, if it does not already."""
+    """Rewrite a metrics file so that it holds whole lines of growing steps up to `step` only, if it does not yet."""
     content = path.read_bytes()
-    kept = b"".join(line for line in content.splitlines(keepends=True) if _is_whole(line, step))
-    if kept != content:
-        write_atomically(path, kept)
+    kept, newest = [], -1
+    for line in content.split(b"\n")[:-1]:  # what follows the last line end is torn
+        written = _step_of(line)
+        if written is not None and newest < written <= step:
+            kept.append(line + b"\n")
+            newest = written
+    if (whole := b"".join(kept)) != content:
+        write_atomically(path, whole)
 
 
-def _is_whole(line: bytes, last_step: int) -> bool:
+def _step_of(line: bytes) -> int | None:
+    """Return the step of a line of a metrics file, or None where it is no such line."""
     try:
         record = json.loads(line)
-    except ValueError:
-        return False
+    except (ValueError, RecursionError):
+        return None
     step = record.get("step") if isinstance(record, dict) else None
-    return line.endswith(b"\n") and isinstance(step, int) and step <= last_step
+    return step if isinstance(step, int) else None

@@ -26,12 +26,14 @@ Data: TypeAlias = Sampler | RequestSampler | Iterable[Batch]
 
 
 class Source:
-    """The data of one training run or evaluation."""
+    """The data of one training run or evaluation; with `num_kept`, the first so many batches of it for ever."""
 
-    def __init__(self, data: Any, draw: Callable[[], Batch], *, seed: int) -> None:
+    def __init__(self, data: Any, draw: Callable[[], Batch], *, seed: int, num_kept: int = 0) -> None:
         self._seekable: Seekable | None = data if isinstance(data, Seekable) else None
         self._draw = draw
         self._seed = seed
+        self._num_kept = num_kept
+        self._kept: dict[int, Batch] = {}
 
     @property
     def is_seekable(self) -> bool:
@@ -43,13 +45,28 @@ class Source:
 
         The position is set every time: whoever else samples the same data in between (an evaluation) changes nothing.
         """
+        if self._num_kept:
+            step %= self._num_kept
+            if step not in self._kept:
+                self._kept[step] = self._drawn(step).map(torch.clone)
+            return self._kept[step]
+        return self._drawn(step)
+
+    def _drawn(self, step: int) -> Batch:
         if self._seekable is not None:
             self._seekable.seek(seed=self._seed, step=step)
         return _checked(self._draw())
 
 
 def open_source(
-    data: Data, *, batch_size: int, sequence_length: int, device: torch.device, seed: int, pad_end: bool = False
+    data: Data,
+    *,
+    batch_size: int,
+    sequence_length: int,
+    device: torch.device,
+    seed: int,
+    pad_end: bool = False,
+    num_kept: int = 0,
 ) -> Source:
     """Return the source of batches that `data` is, decided once by the signature of its `sample`.
 
@@ -60,9 +77,9 @@ def open_source(
     """
     if isinstance(data, Sampler):  # by name only: it is either kind of sampler
         request = BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))
-        return Source(data, _sampling(data.sample, request, pad_end=pad_end), seed=seed)
+        return Source(data, _sampling(data.sample, request, pad_end=pad_end), seed=seed, num_kept=num_kept)
     if isinstance(data, Iterable):
-        return Source(data, _Cycle(data, device), seed=seed)
+        return Source(data, _Cycle(data, device), seed=seed, num_kept=num_kept)
     raise ConfigError(f"{_EXPECTED}; got a {type(data).__name__}.")
 
 

@@ -53,6 +53,7 @@ class Trainer(Generic[ModelT]):
         status: How the last `train` ended, or "running"; `stop_reason` is what `request_stop` was given.
         last_checkpoint: The newest checkpoint that this trainer wrote or resumed from.
         data_seconds: Time spent waiting for batches so far.
+        num_rows: Rows of all batches so far.
 
     Raises:
         ConfigError: The model is not trainable, or the device is not here.
@@ -70,6 +71,7 @@ class Trainer(Generic[ModelT]):
         self.stop_reason: str | None = None
         self.last_checkpoint: Path | None = None
         self.data_seconds = 0.0
+        self.num_rows = 0
         self._source: Source | None = None
         self._console: Console | None = None
         self._latest: tuple[int, Batch | None] = (0, None)
@@ -189,7 +191,7 @@ class Trainer(Generic[ModelT]):
         keep_freed_memory(self.device.type)
         self.model.to(self.device).train()
         self._updater.attach()
-        self._source = self._open(data, seed=self.config.seed)
+        self._source = self._open(data, seed=self.config.seed, num_kept=self.config.overfit_batches)
         if resume_from is not None or self.step == 0:
             # Also before a resume: a checkpoint from another device lacks this one's generator.
             seeding.seed_everything(self.config.seed)
@@ -205,7 +207,7 @@ class Trainer(Generic[ModelT]):
             return checkpoint.rng
         return seeding.rng_state() if self.step == 0 else None
 
-    def _open(self, data: Data, *, seed: int) -> Source:
+    def _open(self, data: Data, *, seed: int, num_kept: int = 0) -> Source:
         config = self.config
         return open_source(
             data,
@@ -214,6 +216,7 @@ class Trainer(Generic[ModelT]):
             device=self.device,
             seed=seed,
             pad_end=_pads_end(self.model),
+            num_kept=num_kept,
         )
 
     def _set_goal(self, num_steps: int | None) -> None:
@@ -251,6 +254,7 @@ class Trainer(Generic[ModelT]):
             started = time.perf_counter()
             batch = source.batch(self.step)
             self.data_seconds += time.perf_counter() - started
+            self.num_rows += batch.rewards.numel()
             self._latest = (step, batch)
             losses = self._updater.step(step, batch)
             self.step = step

@@ -86,12 +86,14 @@ def test_a_loss_can_be_monitored_and_an_unknown_name_is_refused_at_once(tmp_path
     assert steps_in(tmp_path / "b") == []
 
 
-def monitored(directory: Path, monitor: str, total_steps: int, resume_from: Path | None = None) -> Trainer[TinyModel]:
-    """Train with a save every 4 steps and an evaluation every 10."""
+def monitored(
+    directory: Path, monitor: str, total_steps: int, resume_from: Path | None = None, num_steps: int | None = None
+) -> Trainer[TinyModel]:
+    """Train with a save every 4 steps and an evaluation every 10, and at the end."""
     evaluation = EvaluationCallback(lambda model, step: {"score": 1.0 / step}, interval=10)
     callbacks = [CheckpointCallback(directory, 4, max_checkpoints=9, monitor=monitor), evaluation]
     trainer = Trainer(TinyModel(), make_config(total_steps=total_steps), callbacks)
-    trainer.train(TinySampler(), resume_from=resume_from)
+    trainer.train(TinySampler(), num_steps, resume_from)
     return trainer
 
 
@@ -109,7 +111,7 @@ def test_a_run_resumed_before_an_evaluation_saves_as_if_it_had_never_stopped(tmp
         directory = tmp_path / str(stop)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if stop == 6 else "error")  # that there is no best yet
-            monitored(directory, "eval/score", total_steps=stop)
+            monitored(directory, "eval/score", total_steps=24, num_steps=stop)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             monitored(directory, "eval/score", total_steps=24, resume_from=directory)
@@ -120,7 +122,7 @@ def test_a_run_resumed_before_an_evaluation_saves_as_if_it_had_never_stopped(tmp
 def test_the_best_of_another_run_is_put_aside(tmp_path: Path) -> None:
     monitored(tmp_path, "eval/score", total_steps=20)
     with pytest.warns(UserWarning, match="held 5 checkpoints"), pytest.warns(UserWarning, match="up to step 5"):
-        monitored(tmp_path, "eval/score", total_steps=5)
+        monitored(tmp_path, "eval/score", total_steps=20, num_steps=5)
     assert not (tmp_path / "best.json").exists()
     assert (tmp_path / "superseded_001" / "best.json").exists()
 
@@ -131,7 +133,7 @@ def test_a_result_that_never_comes_is_a_warning_but_costs_no_checkpoint(tmp_path
     assert len(caught) == 1
     assert steps_in(tmp_path / "typo") == [4, 8, 12, 16, 20]
     with pytest.warns(UserWarning, match="gave 'eval/score' up to step 9. Known: none"):
-        monitored(tmp_path / "short", "eval/score", total_steps=9)
+        monitored(tmp_path / "short", "eval/score", total_steps=20, num_steps=9)
     assert steps_in(tmp_path / "short") == [4, 8, 9]
     assert not (tmp_path / "short" / "best.json").exists()
 

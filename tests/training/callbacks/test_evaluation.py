@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,42 @@ def test_results_reach_all_callbacks_at_the_interval() -> None:
 
     trainer = Trainer(TinyModel(), make_config(eval_interval=6), [EvaluationCallback(evaluate)])
     trainer.train(TinySampler())
-    assert seen == [6, 12, 18]
+    assert seen == [6, 12, 18, 20]  # and the last step
+
+
+def run_of(total_steps: int, *callbacks: Callback, **train: object) -> list[int]:
+    seen: list[int] = []
+    evaluation = EvaluationCallback(lambda model, step: seen.append(step) or {"score": 0.0}, interval=6)  # type: ignore[func-returns-value]
+    trainer = Trainer(TinyModel(), make_config(total_steps=total_steps), [evaluation, *callbacks])
+    trainer.train(TinySampler(), **train)  # type: ignore[arg-type]
+    return seen
+
+
+def test_the_last_step_is_evaluated_once() -> None:
+    assert run_of(18) == [6, 12, 18]
+    assert run_of(3) == [3]
+
+
+def test_the_step_after_which_a_run_is_stopped_is_evaluated() -> None:
+    class Stop(Callback):
+        def on_step_end(self, step: int, losses: Mapping[str, torch.Tensor]) -> None:
+            if step == self.at:
+                self.trainer.request_stop("enough")
+
+        def __init__(self, at: int) -> None:
+            self.at = at
+
+    assert run_of(20, Stop(8)) == [6, 8]  # whatever the order in which the two were added
+    assert run_of(20, Stop(12)) == [6, 12]
+
+
+def test_a_run_in_parts_is_evaluated_at_the_steps_of_a_whole_one(tmp_path: Path) -> None:
+    def save() -> Callback:
+        return CheckpointCallback(tmp_path, 100)
+
+    assert run_of(20, save(), num_steps=8) == [6]
+    assert run_of(20, save(), num_steps=4, resume_from=tmp_path) == [12]
+    assert run_of(20, save(), resume_from=tmp_path) == [18, 20]
 
 
 def test_an_evaluation_that_draws_noise_changes_nothing() -> None:

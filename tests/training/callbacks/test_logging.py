@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from torch import Tensor
 
 from training.tiny_training import TinyModel, TinySampler, make_config
 from worldline.errors import ConfigError, MissingPackageError
-from worldline.training import CheckpointCallback, EvaluationCallback, LoggingCallback, Trainer, loggers
+from worldline.memory import memory_in_use
+from worldline.training import Callback, CheckpointCallback, EvaluationCallback, LoggingCallback, Trainer, loggers
+from worldline.training.callbacks import clock
 
 
 def lines_of(directory: Path) -> list[dict[str, float]]:
@@ -26,9 +30,11 @@ def test_a_line_has_losses_norm_rate_speed_and_evaluations(tmp_path: Path) -> No
     lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [4, 5, 8, 10]  # each step once, though 4 and 8 only evaluate
     assert lines[1].keys() == {
-        "step", "loss", "error", "grad_norm", "learning_rate", "steps_per_second", "data_wait",
+        "step", "loss", "error", "grad_norm", "learning_rate", "steps_per_second", "rows_per_second", "data_wait",
+        "train_seconds", *memory_in_use(),
     }  # fmt: skip
     assert lines[0]["eval/score"] == 4.0
+    assert all(line["rows_per_second"] == pytest.approx(4 * 3 * line["steps_per_second"]) for line in lines)
     assert lines[1]["learning_rate"] == pytest.approx(5e-3)
     assert all(line["steps_per_second"] > 0 and 0 <= line["data_wait"] <= 1 for line in lines)
 
@@ -58,6 +64,35 @@ def test_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30]
     assert [line["loss"] for line in lines[:3]] == [line["loss"] for line in whole]
+
+
+def test_seconds_of_training_go_on_where_the_checkpoint_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of steps that a kill took away does not count, as they are done again; nor does the time between."""
+
+    class Now(Callback):
+        """A clock that shows one second a step."""
+
+        seconds = 100.0
+
+        def perf_counter(self) -> float:
+            return self.seconds
+
+        def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
+            self.seconds += 1
+
+    now = Now()
+    monkeypatch.setattr(clock, "time", now)
+
+    def run(total_steps: int, resume_from: Path | None = None) -> list[float]:
+        logging = LoggingCallback(tmp_path, use_tensorboard=False, console=False)
+        callbacks = [now, logging, CheckpointCallback(tmp_path / "c", 10)]
+        trainer = Trainer(TinyModel(), make_config(total_steps=total_steps), callbacks)
+        trainer.train(TinySampler(), resume_from=resume_from)
+        return [line["train_seconds"] for line in lines_of(tmp_path)]
+
+    assert run(18) == [5, 10, 15]
+    with pytest.warns(UserWarning, match="held 1 checkpoints"):
+        assert run(25, resume_from=tmp_path / "c" / "step_00000010") == [5, 10, 15, 20, 25]
 
 
 def test_tensorboard_is_used_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,9 +75,10 @@ class TDMPC2Config:
     value_scale: float = 0.1
     termination_scale: float = 1.0
     entropy_scale: float = 1e-4  # of continuous actions
-    # Of discrete ones, which the paper leaves out. With 1e-4 the policy settles on one action before values are known,
-    # and a categorical that has settled takes no gradient any more.
-    discrete_entropy_scale: float = 0.1
+    # Of discrete ones, which the paper leaves out. Entropy is weighed against differences of values, which are divided
+    # by their range and so at most about 1: with 0.1 most states, where a choice is worth some hundredths, are left to
+    # chance, and the values of what follows with them.
+    discrete_entropy_scale: float = 0.01
     scale_rate: float = 0.01  # of the running range of values that the policy's loss is divided by
     target_rate: float = 0.01
     # The discount is 1 - 1 / n with n = episode_length / discount_divisor, within the bounds

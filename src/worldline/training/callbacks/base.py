@@ -17,8 +17,9 @@ class Order(enum.IntEnum):
     """When a callback is called within a step, whatever the order in which callbacks were added."""
 
     MEASURE = 0
-    RECORD = 1  # logs: after those that measure, so that one line holds all of a step
-    SAVE = 2  # checkpoints: after all others, so that they hold what the step made of them
+    EVALUATE = 1  # after those that may end the run, whose last step is evaluated
+    RECORD = 2  # logs: after those that measure, so that one line holds all of a step
+    SAVE = 3  # checkpoints: after all others, so that they hold what the step made of them
 
 
 class Callback:

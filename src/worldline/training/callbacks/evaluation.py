@@ -1,4 +1,4 @@
-"""Evaluate at intervals, without disturbing training."""
+"""Evaluate at intervals and at the end, without disturbing training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from worldline.errors import ConfigError
 from worldline.mode import measuring
-from worldline.training.callbacks.base import Callback
+from worldline.training.callbacks.base import Callback, Order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,10 @@ Evaluate = Callable[[Any, int], Mapping[str, float]]
 
 
 class EvaluationCallback(Callback):
-    """Calls `evaluate(model, step)` every `interval` steps and tells all callbacks its result.
+    """Calls `evaluate(model, step)` every `interval` steps and at the last of the run; all callbacks get its result.
+
+    The last step is `total_steps`, or that after which a callback asked to stop. Where only a part of the run ends
+    (`num_steps`, Ctrl-C), nothing more is evaluated: what is logged in all is that of a run without interruptions.
 
     The model is in evaluation mode, takes no gradients, and has the averaged weights where `ema_decay` is set; torch's
     generators are seeded for the evaluation and put back afterwards. So a run with evaluations trains exactly as one
@@ -27,6 +30,8 @@ class EvaluationCallback(Callback):
         interval: Steps between two evaluations; None for the trainer's `eval_interval`.
     """
 
+    order = Order.EVALUATE
+
     def __init__(self, evaluate: Evaluate, interval: int | None = None) -> None:
         if interval is not None and interval < 1:
             raise ConfigError(f"EvaluationCallback needs an interval of at least 1; got {interval}.")
@@ -35,7 +40,8 @@ class EvaluationCallback(Callback):
 
     def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Evaluate if it is time."""
-        if step % (self.interval or self.trainer.config.eval_interval) == 0:
+        is_last = step == self.trainer.config.total_steps or self.trainer.stop_reason is not None
+        if is_last or step % (self.interval or self.trainer.config.eval_interval) == 0:
             with self.trainer.averaged_weights(), measuring(self.trainer.model, seed=self.trainer.config.seed):
                 metrics = dict(self.evaluate(self.trainer.model, step))
             self.trainer.record_evaluation(metrics)

@@ -1,4 +1,4 @@
-"""Log losses and speed at intervals: console, `metrics.jsonl`, TensorBoard, Weights & Biases."""
+"""Log losses, speed and memory at intervals: console, `metrics.jsonl`, TensorBoard, Weights & Biases, trackio."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worldline.config import to_dict
 from worldline.errors import ConfigError, missing_package
+from worldline.memory import memory_in_use
 from worldline.training.callbacks.base import Callback, Order
-from worldline.training.loggers import JsonlWriter, MetricWriter, TensorBoardWriter, WandbWriter
+from worldline.training.callbacks.clock import TrainingClock
+from worldline.training.loggers import JsonlWriter, MetricWriter, TensorBoardWriter, TrackioWriter, WandbWriter
 from worldline.training.metrics import named_results, to_floats
 
 if TYPE_CHECKING:
@@ -21,14 +23,16 @@ if TYPE_CHECKING:
 class LoggingCallback(Callback):
     """Logs every `log_interval` steps, and after every evaluation.
 
-    A line has the losses of the step, "grad_norm" (before clipping), "learning_rate", "steps_per_second" and
-    "data_wait" (the share of the time spent waiting for batches, in [0, 1]) since the last line, and evaluation
-    results as "eval/NAME", and what `measure` returns. All losses leave the device in one transfer.
+    A line has the losses of the step, "grad_norm" (before clipping), "learning_rate", evaluation results as
+    "eval/NAME", and what `measure` returns; since the last line "steps_per_second", "rows_per_second" and "data_wait"
+    (the share of the time spent waiting for batches, in [0, 1]); "train_seconds" since the run began, which a resumed
+    run goes on counting; and what `memory.memory_in_use` says. All losses leave the device in one transfer.
 
     Args:
         output_dir: Folder of `metrics.jsonl` and TensorBoard's files; None logs to the console only.
         log_interval: Steps between two lines; None for the trainer's `log_interval`.
         use_wandb: Log to Weights & Biases; where that is not possible, a warning says so and training goes on.
+        use_trackio: Log to trackio, under the project "worldline"; where that is not possible, the same.
         use_tensorboard: Write TensorBoard's files; None does so if it is installed and `output_dir` is given.
         console: Print every line, too.
         measure: Called at every line; returns more numbers by name (`OnlineSampler.metrics`).
@@ -44,6 +48,7 @@ class LoggingCallback(Callback):
         use_tensorboard: bool | None = None,
         console: bool = True,
         measure: Callable[[], Mapping[str, float]] | None = None,
+        use_trackio: bool = False,
     ) -> None:
         if log_interval is not None and log_interval < 1:
             raise ConfigError(f"LoggingCallback needs a log_interval of at least 1; got {log_interval}.")
@@ -54,13 +59,16 @@ class LoggingCallback(Callback):
         self.output_dir = None if output_dir is None else Path(output_dir)
         self.log_interval = log_interval
         self.use_wandb = use_wandb
+        self.use_trackio = use_trackio
         self.use_tensorboard = use_tensorboard
         self.console = console
         self.measure = measure
         self._writers: list[MetricWriter] = []
         self._evaluated: dict[str, float] = {}
+        self._clock = TrainingClock()
         self._last_time = 0.0
         self._last_step = 0
+        self._last_rows = 0
         self._last_data_seconds = 0.0
 
     def on_train_begin(self) -> None:
@@ -73,9 +81,11 @@ class LoggingCallback(Callback):
                 wants_tensorboard = TensorBoardWriter.is_installed()
             if wants_tensorboard:
                 self._writers.append(TensorBoardWriter(self.output_dir / "tensorboard", step=step))
-        if self.use_wandb and (writer := WandbWriter.start(to_dict(self.trainer.config), self.output_dir)):
-            self._writers.append(writer)
+        for is_wanted, service in ((self.use_wandb, WandbWriter), (self.use_trackio, TrackioWriter)):
+            if is_wanted and (writer := service.start(to_dict(self.trainer.config), self.output_dir)):
+                self._writers.append(writer)
         self._evaluated = {}
+        self._clock.on_train_begin()
         self._restart_clock()
 
     def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -87,6 +97,7 @@ class LoggingCallback(Callback):
         if not self._evaluated and step % (self.log_interval or self.trainer.config.log_interval) != 0:
             return
         metrics = {**to_floats(losses), **self._evaluated, "learning_rate": self.trainer.learning_rate, **self._speed()}
+        metrics |= memory_in_use(str(self.trainer.device))
         if self.measure is not None:
             metrics |= self.measure()
         self._evaluated = {}
@@ -98,18 +109,33 @@ class LoggingCallback(Callback):
 
     def on_train_end(self) -> None:
         """Close the files."""
+        self._clock.on_train_end()
         writers, self._writers = self._writers, []
         for writer in writers:
             writer.close()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return how long the run has trained."""
+        return self._clock.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self._clock.load_state_dict(state)
+
     def _speed(self) -> dict[str, float]:
+        trainer = self.trainer
         seconds = max(time.perf_counter() - self._last_time, 1e-9)
-        waited = self.trainer.data_seconds - self._last_data_seconds
-        return {"steps_per_second": (self.trainer.step - self._last_step) / seconds, "data_wait": waited / seconds}
+        return {
+            "steps_per_second": (trainer.step - self._last_step) / seconds,
+            "rows_per_second": (trainer.num_rows - self._last_rows) / seconds,
+            "data_wait": (trainer.data_seconds - self._last_data_seconds) / seconds,
+            "train_seconds": self._clock.seconds,
+        }
 
     def _restart_clock(self) -> None:
         self._last_time = time.perf_counter()
         self._last_step = self.trainer.step
+        self._last_rows = self.trainer.num_rows
         self._last_data_seconds = self.trainer.data_seconds
 
     def _print(self, step: int, metrics: Mapping[str, float]) -> None:

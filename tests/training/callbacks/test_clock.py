@@ -1,7 +1,7 @@
 """Seconds of training survive an interruption."""
 
-from worldline.cli import clock as module
-from worldline.cli.clock import TrainingClock
+from worldline.training.callbacks import TrainingClock
+from worldline.training.callbacks import clock as module
 
 
 def test_seconds_add_up_over_a_resume(monkeypatch):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from worldline.training.callbacks import Callback
+from worldline.training.callbacks.base import Callback
 
 
 class TrainingClock(Callback):
