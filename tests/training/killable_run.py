@@ -1,14 +1,16 @@
 """A short training run in a process of its own, for the tests that kill it.
 
-    python killable_run.py DIRECTORY PAUSE_AT
+    python killable_run.py DIRECTORY PAUSE_AT [SETTINGS]
 
 Resumes from the checkpoints in DIRECTORY if there are any. Prints "step N" after every step. PAUSE_AT names a moment
 inside the saves, counted over the whole process ("sync:5": the fifth flush), at which it prints "paused" and waits to
-be killed; "none" for no pause.
+be killed; "none" for no pause. SETTINGS are those of the training, in JSON; with "on_anomaly" among them, some batches
+have a NaN.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -45,7 +47,7 @@ def pausing(function: Callable[..., Any], at_call: int) -> Callable[..., Any]:
     return wrapped
 
 
-def main(directory: Path, pause_at: str) -> None:
+def main(directory: Path, pause_at: str, settings: dict[str, Any]) -> None:
     """Train to the end, or wait to be killed."""
     torch.set_num_threads(1)
     name, _, call = pause_at.partition(":")
@@ -59,11 +61,14 @@ def main(directory: Path, pause_at: str) -> None:
         LoggingCallback(directory, log_interval=2, use_tensorboard=False),
         CheckpointCallback(directory / "checkpoints", save_interval=7, max_checkpoints=2),
     ]
-    trainer = Trainer(TinyModel(algorithm="laprop", eps=1e-20, agc=0.3), make_config(total_steps=40), callbacks)
+    trainer = Trainer(
+        TinyModel(algorithm="laprop", eps=1e-20, agc=0.3), make_config(total_steps=40, **settings), callbacks
+    )
     checkpoints = directory / "checkpoints"
     resume_from = checkpoints if checkpoint.list_checkpoints(checkpoints) else None
-    trainer.train(TinySampler(), resume_from=resume_from)
+    poisoned = (4, 15, 16, 20, 29, 35) if "on_anomaly" in settings else ()
+    trainer.train(TinySampler(poisoned), resume_from=resume_from)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})

@@ -36,7 +36,7 @@ class MaskedModel(nn.Module):
 
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(batch.obs, Tensor)
-        predicted = self.second(self.dropout(torch.tanh(self.first(batch.obs)))).squeeze(-1)
+        predicted = self.second(self.dropout(torch.tanh(self.first(batch.obs)))).squeeze(-1).float()
         if self.training:
             self.size.lerp_(masked_mean(predicted.detach().abs(), batch.step_mask), 0.1)
         error = predicted - batch.rewards
@@ -179,24 +179,27 @@ def evaluate(strategy: Any) -> dict[str, Any]:
     return {"evaluated": evaluated, "seen": seen, "means": means, "callbacks": shown, "training": model.training}
 
 
+class Poisoned:
+    """Data with a NaN in the last window of step 2."""
+
+    def __init__(self) -> None:
+        self.buffer = make_buffer()
+        self.step = 0
+
+    def seek(self, *, seed: int, step: int) -> None:
+        self.buffer.seek(seed=seed, step=step)
+        self.step = step
+
+    def sample(self, batch_size: int, seq_len: int | None = None, device: str | torch.device = "cpu") -> Batch:
+        batch = self.buffer.sample(batch_size, seq_len, device)
+        if self.step == 1:
+            batch.rewards[-1, 0] = float("nan")
+        return batch
+
+
 def meet_a_nan(folder: Path) -> dict[str, Any]:
-    """Train on data with a NaN in the last window of step 2."""
+    """Train until the loss of one share is NaN."""
     from worldline.errors import NonFiniteError
-
-    class Poisoned:
-        def __init__(self) -> None:
-            self.buffer = make_buffer()
-            self.step = 0
-
-        def seek(self, *, seed: int, step: int) -> None:
-            self.buffer.seek(seed=seed, step=step)
-            self.step = step
-
-        def sample(self, batch_size: int, seq_len: int | None = None, device: str | torch.device = "cpu") -> Batch:
-            batch = self.buffer.sample(batch_size, seq_len, device)
-            if self.step == 1:
-                batch.rewards[-1, 0] = float("nan")
-            return batch
 
     model = MaskedModel()
     trainer = Trainer(model, make_config(), [CheckpointCallback(folder)])
@@ -205,6 +208,16 @@ def meet_a_nan(folder: Path) -> dict[str, Any]:
     except NonFiniteError as error:
         message = str(error)
     return {"message": message, "step": trainer.step, "updates": float(model.updates)}
+
+
+def outlive_a_nan(folder: Path, on_anomaly: Any) -> dict[str, Any]:
+    """Train although the loss of one share is NaN."""
+    model = MaskedModel()
+    recording = Recording()
+    trainer = Trainer(model, make_config(on_anomaly=on_anomaly), [recording, CheckpointCallback(folder)])
+    trainer.train(Poisoned())
+    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    return {"state": state, "anomalies": recording.losses[-1]["anomalies"]}
 
 
 def ask_the_first() -> list[Any]:
@@ -285,6 +298,17 @@ def run_command(arguments: list[str]) -> int:
     from worldline.cli.main import main
 
     return main(arguments)
+
+
+def refuse(**settings: Any) -> str:
+    """Return what is said of settings that do not go together."""
+    from worldline.errors import ConfigError
+
+    try:
+        Trainer(MaskedModel(), make_config(**settings))
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def renormalise() -> str:

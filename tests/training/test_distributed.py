@@ -192,5 +192,5 @@ def test_each_process_of_a_machine_has_its_own_device() -> None:
 
 
 def test_the_strategy_is_checked() -> None:
-    with pytest.raises(ConfigError, match="strategy must be 'ddp' or 'fsdp'; got 'zero'"):
+    with pytest.raises(ConfigError, match="strategy must be one of 'ddp', 'fsdp'; got 'zero'"):
         TrainingConfig(strategy="zero")  # type: ignore[arg-type]

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("killable_run.py")
+PYTHONPATH = os.pathsep.join([str(SCRIPT.parent.parent), os.environ.get("PYTHONPATH", "")])
 COMPARED = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
 
 
-def start(directory: Path, pause_at: str = "none") -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(directory), pause_at]
+def start(directory: Path, pause_at: str = "none", **settings: object) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), str(directory), pause_at, json.dumps(settings)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -30,13 +31,16 @@ def kill_at(process: subprocess.Popen[str], line: str) -> bool:
     return found
 
 
-def finish(directory: Path) -> dict[str, bytes]:
+def finish(directory: Path, **settings: object) -> dict[str, bytes]:
     """Run to the end and return the bytes of the last checkpoint."""
-    process = start(directory)
+    process = start(directory, **settings)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     last = directory / "checkpoints" / "step_00000040"
-    return {name: (last / name).read_bytes() for name in COMPARED}
+    contents = {name: (last / name).read_bytes() for name in COMPARED}
+    state = json.loads(contents["state.json"])
+    assert state["callbacks"]["LoggingCallback"].pop("seconds") > 0  # the one thing that no run has twice
+    return contents | {"state.json": json.dumps(state).encode()}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,15 @@ def test_killed_before_the_first_checkpoint_is_whole(tmp_path: Path, expected: d
     assert kill_at(start(tmp_path, "sync:3"), "paused")
     assert not list((tmp_path / "checkpoints").glob("step_*"))
     assert_same_end(tmp_path, expected)
+
+
+def test_killed_between_rollbacks(tmp_path: Path) -> None:
+    settings = {"on_anomaly": "rollback", "ema_decay": 0.9, "num_micro_batches": 2}
+    whole = finish(tmp_path / "whole", **settings)
+    assert kill_at(start(tmp_path / "killed", **settings), "step 19")
+    assert finish(tmp_path / "killed", **settings) == whole
+    found = sorted(path.name for path in (tmp_path / "killed").glob("nonfinite_*"))
+    assert found == [f"nonfinite_step_{step:08d}" for step in (5, 16, 17, 21, 30, 36)]
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, expected: dict[str, bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,57 @@ def test_joint_clipping_is_of_the_averaged_gradient(ranks: RankPool) -> None:
 
 def test_all_begin_with_the_weights_of_the_first(ranks: RankPool, alone: dict[str, Any]) -> None:
     assert_close(ranks.run(ranked.train, 2, seed_of_rank=True), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_micro_batches": 3},
+        {"num_micro_batches": 3, "strategy": "fsdp"},
+        {"batch_size": 5, "num_micro_batches": 3},  # shares of 3 and 2 windows are both cut into two parts
+        {"ema_decay": 0.5},
+        {"on_anomaly": "skip"},
+        {"on_anomaly": "rollback"},
+    ],
+    ids=str,
+)
+def test_settings_mean_the_same_in_several_processes(ranks: RankPool, settings: dict[str, Any]) -> None:
+    (reference,) = ranks.run(ranked.train, 1, **{**settings, "strategy": "ddp"})
+    results = ranks.run(ranked.train, 2, **settings)
+    assert_same(results)
+    if "num_micro_batches" in settings:  # running statistics move with every piece, and pieces are other ones
+        del reference["state"]["size"]
+    assert_close(results, reference, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_gradient_that_overflows_in_one_share_is_left_out_in_all(ranks: RankPool, strategy: str) -> None:
+    """In float16 that of a share does so earlier: it is a mean over fewer rows."""
+    results = ranks.run(ranked.train, 2, precision="fp16", strategy=strategy)
+    assert_same(results)
+    first, *_, last = results[0]["losses"]
+    assert first["grad_norm"] == float("inf")
+    assert last["loss_scale"] < first["loss_scale"]
+    assert 0 < last["grad_norm"] < 100
+
+
+@pytest.mark.parametrize("on_anomaly", ["skip", "rollback"])
+def test_what_a_bad_share_does_is_undone_in_all_processes(ranks: RankPool, tmp_path: Path, on_anomaly: str) -> None:
+    results = ranks.run(ranked.outlive_a_nan, 2, folder=tmp_path, on_anomaly=on_anomaly)
+    assert_same(results)
+    assert [result["anomalies"] for result in results] == [1.0, 1.0]
+    assert all(np.isfinite(value).all() for value in results[0]["state"].values())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nonfinite_step_00000002", "step_00000008"]
+    (alone,) = ranks.run(ranked.outlive_a_nan, 1, folder=tmp_path / "alone", on_anomaly=on_anomaly)
+    for name, value in alone["state"].items():
+        np.testing.assert_allclose(results[0]["state"][name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_loss_is_that_of_several_processes(ranks: RankPool, alone: dict[str, Any]) -> None:
+    results = ranks.run(ranked.train, 2, compile=True)
+    assert_close(results, alone, atol=1e-4)
+    assert_same(results)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -55,6 +55,12 @@ def test_resumed_on_as_many_processes_it_ends_with_the_same_bits(ranks: RankPool
         assert all(np.array_equal(part["state"][name], value) for name, value in whole["state"].items())
 
 
+@pytest.mark.parametrize("settings", [{"compile": True}, {"ema_decay": 0.9}, {"on_anomaly": "rollback"}], ids=str)
+def test_what_takes_a_whole_model_is_refused(ranks: RankPool, settings: dict[str, Any]) -> None:
+    for message in ranks.run(ranked.refuse, 2, strategy="fsdp", **settings):
+        assert f"strategy 'fsdp' does not go with {next(iter(settings))}" in message
+
+
 def test_what_cannot_follow_an_update_of_parts_is_an_error(ranks: RankPool) -> None:
     for message in ranks.run(ranked.renormalise, 2):
         assert "Renormalising.after_update cannot be done with divided parameters" in message

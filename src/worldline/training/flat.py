@@ -1,4 +1,4 @@
-"""The parameters of a group as views of one buffer, and their gradients as views of another."""
+"""Parameters as views of one contiguous buffer, and their gradients as views of another."""
 
 from __future__ import annotations
 

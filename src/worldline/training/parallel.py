@@ -17,7 +17,7 @@ import abc
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from worldline.batch import Batch
 from worldline.protocols import ParamGroup, Trainable
+from worldline.training.compiling import ComputeLoss
+from worldline.training.config import TrainingConfig
 from worldline.training.distributed import Ranks, send_from_first
+from worldline.training.micro import micro_batches
 from worldline.training.optim import Optimizer, build_optimizer
 
 _SMALLEST_COUNT = 2.0**-20  # of a share without a real step, so that no process and no batch divides by zero
@@ -44,6 +47,15 @@ class Parallel(abc.ABC):
     @abc.abstractmethod
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss and metrics of the whole batch, of which `batch` is this process's share."""
+
+    def micro_batches(self, batch: Batch, num_parts: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield parts of `batch`, as many in every process, and their weights `[]` within the batches of all."""
+        num_parts_here = torch.tensor(min(num_parts, batch.batch_size))
+        dist.all_reduce(num_parts_here, dist.ReduceOp.MIN)
+        pieces = [piece for piece, _ in micro_batches(batch, int(num_parts_here))]
+        counts = torch.stack([_count(piece) for piece in pieces])
+        dist.all_reduce(counts)
+        yield from zip(pieces, (counts / counts.sum()).unbind(), strict=True)
 
     @abc.abstractmethod
     def param_groups(self) -> Sequence[ParamGroup]:
@@ -75,29 +87,34 @@ class Parallel(abc.ABC):
 
 
 def parallelise(
-    model: nn.Module, trainable: Trainable, strategy: Literal["ddp", "fsdp"], ranks: Ranks, device: torch.device
+    model: nn.Module, compute: ComputeLoss, config: TrainingConfig, ranks: Ranks, device: torch.device
 ) -> Parallel | None:
-    """Return what trains `model` (which is `trainable`) in several processes, or None for a process that is alone.
+    """Return what trains `model` in several processes, or None for a process that is alone.
+
+    `compute` is the loss of the whole model, perhaps compiled.
 
     Raises:
-        ConfigError: The model cannot be trained by this strategy.
+        ConfigError: The model, or a setting, does not go with this strategy.
     """
     if ranks.is_alone:
         return None
-    if strategy == "ddp":
-        return DataParallel(model, trainable, device)
-    from worldline.training.sharded import ShardedParallel
+    if config.strategy == "ddp":
+        return DataParallel(model, compute, device)
+    from worldline.training.sharded import ShardedParallel, check
 
+    check(model, config)
     return ShardedParallel(model, device)
 
 
 class DataParallel(Parallel):
     """The model is whole in every process (torch's DistributedDataParallel)."""
 
-    def __init__(self, model: nn.Module, trainable: Trainable, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, compute: ComputeLoss, device: torch.device) -> None:
+        assert isinstance(model, Trainable)
         self.home = device
-        self._model = model
-        self._trainable = trainable
+        self._model: nn.Module = model
+        self._trainable: Trainable = model
+        self._compute = compute
         self._parallel: DistributedDataParallel | None = None
 
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -145,7 +162,7 @@ class DataParallel(Parallel):
         torch otherwise arranges its buckets anew after the first one, and then a resumed run would round differently.
         """
         return DistributedDataParallel(
-            _Loss(self._trainable, self.home), broadcast_buffers=False, find_unused_parameters=True
+            _Loss(self._model, self._compute, self.home), broadcast_buffers=False, find_unused_parameters=True
         )
 
 
@@ -156,13 +173,14 @@ class _Loss(nn.Module):
     that cannot be filtered, that nobody need look for others.
     """
 
-    def __init__(self, model: Trainable, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, compute: ComputeLoss, device: torch.device) -> None:
         super().__init__()
         self.model = model
+        self.compute = compute
         self.unreached = nn.Parameter(torch.zeros(1, device=device))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.model.compute_loss(batch)
+        return self.compute(batch)
 
 
 def loss_of_all(compute: Any, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -175,7 +193,7 @@ def loss_of_all(compute: Any, model: nn.Module, batch: Batch) -> dict[str, Tenso
     before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
     losses: Mapping[str, Tensor] = compute(batch)
     changed = [buffer for name, buffer in model.named_buffers() if _is_changed(buffer, before.get(name))]
-    count = batch.step_mask.sum(dtype=torch.float32).clamp_min(_SMALLEST_COUNT)
+    count = _count(batch)
     numbers = [value.detach().to(count).reshape(1) for value in losses.values()]
     packed = torch.cat([*numbers, *(buffer.reshape(-1).to(count) for buffer in changed), count.new_ones(1)]) * count
     dist.all_reduce(packed)
@@ -191,6 +209,10 @@ def loss_of_all(compute: Any, model: nn.Module, batch: Batch) -> dict[str, Tenso
     weight = count * dist.get_world_size() / total
     whole: Tensor = _WholeLoss.apply(losses["loss"], reduced["loss"], weight, settle)  # type: ignore[no-untyped-call]
     return {**reduced, "loss": whole}
+
+
+def _count(batch: Batch) -> Tensor:
+    return batch.step_mask.sum(dtype=torch.float32).clamp_min(_SMALLEST_COUNT)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -24,24 +24,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from worldline.batch import Batch
 from worldline.errors import ConfigError
 from worldline.protocols import ParamGroup, Trainable
+from worldline.training.config import TrainingConfig
 from worldline.training.distributed import send_from_first
-from worldline.training.optim import FlatGroup, GradNorms, Optimizer, build_groups
+from worldline.training.groups import FlatGroup
+from worldline.training.optim import GradNorms, Optimizer, build_groups
 from worldline.training.parallel import Parallel, loss_of_all, tensors_of
 
 
 class ShardedParallel(Parallel):
-    """Every process has a part of each parameter.
-
-    Raises:
-        ConfigError: A parameter is a scalar, which cannot be divided.
-    """
+    """Every process has a part of each parameter."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        if scalars := [name for name, param in model.named_parameters() if param.ndim == 0]:
-            raise ConfigError(
-                f"strategy 'fsdp' divides parameters along their first dimension, which {', '.join(scalars)} lack. "
-                "Give them shape [1], or use strategy 'ddp'."
-            )
         self.home = torch.device("cpu")
         self._model = model.to(self.home)
         self._device = device
@@ -128,6 +121,26 @@ class ShardedParallel(Parallel):
             self._model.to(self.home)
 
 
+def check(model: nn.Module, config: TrainingConfig) -> None:
+    """Check that the model can be divided, and that nothing is asked for that takes a whole one.
+
+    Raises:
+        ConfigError: It cannot, or something is.
+    """
+    if scalars := [name for name, param in model.named_parameters() if param.ndim == 0]:
+        raise ConfigError(
+            f"strategy 'fsdp' divides parameters along their first dimension, which {', '.join(scalars)} lack. "
+            "Give them shape [1], or use strategy 'ddp'."
+        )
+    whole = {
+        "compile": config.compile,
+        "ema_decay": config.ema_decay is not None,
+        "on_anomaly": config.on_anomaly != "stop",
+    }
+    if asked := [name for name, is_asked in whole.items() if is_asked]:
+        raise ConfigError(f"strategy 'fsdp' does not go with {', '.join(asked)}. Use strategy 'ddp', or leave it out.")
+
+
 class _ShardedOptimizer(Optimizer):
     """An optimiser of flat copies of what this process has of the sharded parameters.
 
@@ -156,19 +169,19 @@ class _ShardedOptimizer(Optimizer):
             param.grad = None
 
     @torch.no_grad()
-    def measure(self) -> GradNorms:
+    def measure(self, scale: Tensor | None = None) -> GradNorms:
         """Bring the gradients in, and return their norms over all processes."""
         for group in self.groups:
             for name, view in zip(group.names, group.flat.grad_views, strict=True):
                 grad = self._sharded[name].grad
                 if grad is not None:  # else the loss does not reach it
                     view.copy_(_part(grad))
-        return super().measure()
+        return super().measure(scale)
 
     @torch.no_grad()
-    def step(self, learning_rate: float, norms: GradNorms) -> None:
+    def step(self, learning_rate: float, norms: GradNorms, skip: Tensor | None = None) -> None:
         """Clip and update, and bring the new values out."""
-        super().step(learning_rate, norms)
+        super().step(learning_rate, norms, skip)
         for group in self.groups:
             torch._foreach_copy_([_part(self._sharded[name]) for name in group.names], group.flat.value_views)
 

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from worldline import seeding
 from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
-from worldline.errors import DataError, NonFiniteError
+from worldline.errors import DataError
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
 from worldline.protocols import PadsEnd
-from worldline.training.callbacks.base import Callback
+from worldline.training.anomalies import Anomaly, RngState, save_offending_batch
+from worldline.training.callbacks.base import Callback, named
 from worldline.training.callbacks.progress import ProgressCallback
 from worldline.training.checkpoint import Checkpoint
 from worldline.training.config import TrainingConfig, changed_settings, learning_rate_at
+from worldline.training.deterministic import deterministic_algorithms
 from worldline.training.distributed import ALONE, ASKED_TO_STOP, StopVote, gather_rng, join, load_everywhere, own_rng
-from worldline.training.finite import NonFiniteStep, RngState, save_offending_batch
 from worldline.training.interrupts import Interrupts
 from worldline.training.metrics import to_floats
 from worldline.training.optim import Optimizer
@@ -63,7 +64,7 @@ class Trainer(Generic[ModelT]):
         self.config = config or TrainingConfig()
         self.ranks = join()
         self.device = torch.device(self.ranks.device(self.config.device))
-        self._updater = Updater(model, self.config, self.device, self.ranks)
+        self._updater = Updater(model, self.config, self.device, self._record_anomaly, self.ranks)
         self.model = model.to(self._updater.home)
         self.callbacks: list[Callback] = []
         self.step = 0
@@ -107,6 +108,12 @@ class Trainer(Generic[ModelT]):
         """The optimiser, built when it is first needed."""
         return self._updater.optimizer
 
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Run the body with the averaged weights in the model, where `ema_decay` is set; then put its own back."""
+        with self._updater.averaged_weights():
+            yield
+
     @property
     def console(self) -> Console:
         """The terminal (standard error) that callbacks share, so that their lines do not break a progress bar."""
@@ -133,12 +140,14 @@ class Trainer(Generic[ModelT]):
                 result is the same bit for bit.
 
         Raises:
-            NonFiniteError: A loss or gradient became NaN or infinite; the batch was saved.
+            NonFiniteError: A loss or gradient became NaN or infinite, and `on_anomaly` is "stop" or there were more
+                than `max_anomalies`; the batch was saved.
+            AnomalyError: The same for a loss that jumped, with `spike_threshold`.
             FileError: There is no valid checkpoint at `resume_from`.
             DataError: The checkpoint does not fit the model, or the data gave no batch.
             KeyboardInterrupt: Ctrl-C; the step was finished and the checkpoint callback, if any, saved it.
         """
-        with Interrupts() as interrupts:
+        with Interrupts() as interrupts, deterministic_algorithms(self.config.deterministic):
             try:
                 rng = self._prepare(data, resume_from)
                 self._set_goal(num_steps)
@@ -195,10 +204,10 @@ class Trainer(Generic[ModelT]):
             step=self.step,
             config={**to_dict(self.config), "device": str(self.device)},  # what "auto" meant
             model=dict(self.model.state_dict()),
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self._updater.state_dict(),
             rng=gather_rng(self.ranks, self.device),
             # Written by the first process alone. Some write files of their own for it.
-            callbacks={name: callback.state_dict() for name, callback in self._named_callbacks()}
+            callbacks={name: callback.state_dict() for name, callback in named(self.callbacks)}
             if self.ranks.is_main
             else {},
         )
@@ -213,7 +222,7 @@ class Trainer(Generic[ModelT]):
         self.model.to(self._updater.home).train()
         self._updater.attach()
         self._data = data
-        self._source = self._open(data, seed=self.config.seed, num_kept=self.config.overfit_batches)
+        self._source = self._open_training()
         if resume_from is not None or self.step == 0:
             # Also before a resume: a checkpoint from another device lacks this one's generator.
             seeding.seed_everything(self.ranks.seed(self.config.seed))
@@ -228,6 +237,11 @@ class Trainer(Generic[ModelT]):
                 )
             return own_rng(self.ranks, self.device, checkpoint.rng, seed=self.config.seed, step=self.step)
         return seeding.rng_state() if self.step == 0 else None
+
+    def _open_training(self, *, is_shared: bool = True) -> Source:
+        assert self._data is not None
+        seed, num_kept = self.config.seed, self.config.overfit_batches
+        return self._open(self._data, seed=seed, num_kept=num_kept, is_shared=is_shared)
 
     def _open(self, data: Data, *, seed: int, num_kept: int = 0, is_shared: bool = True) -> Source:
         config, ranks = self.config, self.ranks if is_shared else ALONE
@@ -265,9 +279,6 @@ class Trainer(Generic[ModelT]):
                 if rng is not None:
                     seeding.set_rng_state(rng)
                 self._run(self._source, interrupts)
-            except NonFiniteStep as bad:
-                self.status = "failed"
-                raise self._non_finite_error(bad) from None
             except BaseException:
                 self.status = "failed"
                 raise
@@ -315,8 +326,8 @@ class Trainer(Generic[ModelT]):
                 f"{checkpoint.path} was made with another model: {differences} Build the model with the same settings."
             ) from error
         self._updater.scatter()
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        for name, callback in self._named_callbacks():
+        self._updater.load_state_dict(checkpoint.optimizer)
+        for name, callback in named(self.callbacks):
             if name in checkpoint.callbacks:
                 callback.load_state_dict(checkpoint.callbacks[name])
         self.step = checkpoint.step
@@ -334,13 +345,6 @@ class Trainer(Generic[ModelT]):
                 stacklevel=4,
             )
 
-    def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
-        counts: dict[str, int] = {}
-        for callback in self.callbacks:
-            name = type(callback).__name__
-            counts[name] = counts.get(name, 0) + 1
-            yield (name if counts[name] == 1 else f"{name}#{counts[name]}"), callback
-
     def _leave(self, received: signal.Signals) -> None:
         where = f"resume_from={str(self.last_checkpoint)!r}" if self.last_checkpoint else "the same trainer"
         message = f"Stopped by {received.name} after step {self.step}. Continue with trainer.train(data) and {where}."
@@ -350,25 +354,20 @@ class Trainer(Generic[ModelT]):
             self.console.print(message, markup=False)
         raise SystemExit(128 + received)
 
-    def _non_finite_error(self, bad: NonFiniteStep) -> NonFiniteError:
-        """Save the batch of the bad step (drawing it again where it is gone) and return the error to raise."""
+    def _record_anomaly(self, anomaly: Anomaly) -> str:
+        """Save the batch of a bad step (drawing it again where it is gone), and return a sentence that says where."""
         step, batch = self._latest
-        if step != bad.step or not self.ranks.is_alone:
-            batch = None
-        if batch is None and self.ranks.is_main and self._source is not None and self._source.is_seekable:
-            assert self._data is not None
-            batch = self._open(self._data, seed=self.config.seed, is_shared=False).batch(bad.step - 1)
-        saved = "Its batch is gone, as the data cannot seek."
         if not self.ranks.is_main:
-            saved = "The first process has what was saved of it."
-        if batch is not None:
-            directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())
-            folder = save_offending_batch(directory, batch, step=bad.step, seed=self.config.seed, rng=bad.rng)
-            saved = f"Its batch and generator state are in {folder}."
-        return NonFiniteError(
-            f"The loss or a gradient of step {bad.step} is NaN or infinite. {saved} "
-            "Look for extreme values in the batch; otherwise lower learning_rate or grad_clip, or use precision='fp32'."
-        )
+            return "The first process has what was saved of it."
+        if step != anomaly.step or not self.ranks.is_alone:
+            batch = None
+        if batch is None and self._source is not None and self._source.is_seekable:
+            batch = self._open_training(is_shared=False).batch(anomaly.step - 1)
+        if batch is None:
+            return "Its batch is gone, as the data cannot seek."
+        directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())
+        folder = save_offending_batch(directory, batch, anomaly, seed=self.config.seed)
+        return f"Its batch and generator state are in {folder}."
 
 
 def train(
