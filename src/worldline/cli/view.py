@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import dataclasses
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
