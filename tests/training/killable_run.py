@@ -39,6 +39,7 @@ from worldline.training import (
     Trainer,
 )
 from worldline.training import trainer as trainer_module
+from worldline.training.callbacks.base import Order
 from worldline.training.checkpoint import list_checkpoints
 from worldline.training.interrupts import Interrupts
 
@@ -98,6 +99,18 @@ class Announce(Callback):
         self.pipe.send(("step", step, time.monotonic()))
 
 
+class AnnounceEnd(Callback):
+    """Says when the last checkpoint is written."""
+
+    order = Order.SAVE  # and added after the callback that saves
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+
+    def on_train_end(self) -> None:
+        self.pipe.send(("saved", self.trainer.step, time.monotonic()))
+
+
 class ActingModel(nn.Module):
     """Learns from what it does, by chance, in `Counting`."""
 
@@ -140,6 +153,7 @@ def train(settings: Settings, pipe: Connection) -> None:
             max_checkpoints=2,
             background=settings.mode == "background",
         ),
+        AnnounceEnd(pipe),
     ]
     model: nn.Module
     if settings.mode == "online":
@@ -171,7 +185,8 @@ class Process:
     """A run in a process of its own.
 
     Attributes:
-        events: What it has said so far: ("step", number, time), ("paused" or "finished", number of operations, time).
+        events: What it has said so far, and when: ("step" or "saved", number, time), ("paused" or "finished", number of
+            operations, time).
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -106,40 +106,46 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, expected: Ex
     assert (tmp_path / "checkpoints" / "superseded_001" / newest.name).is_dir()
 
 
-def interrupted(directory: Path, number: signal.Signals, generator: random.Random) -> tuple[int, float, int, int]:
-    """Send a signal at a random instant.
+def interrupted(directory: Path, number: signal.Signals, seed: int, *, flushes: bool) -> float:
+    """Send a signal to a run at a random instant, and return the seconds until its last step was saved.
 
-    Returns:
-        The exit status, the seconds until the process has ended, how many steps ended after the signal, and how many
-        of the steps that were done are not in the newest checkpoint.
+    No more than the step that was going on may follow, and nothing that was done may be lost.
     """
-    mode = generator.choice(["offline", "background"])
-    interval = generator.choice([7, 1000])
-    process = Process(Settings(directory, mode, total_steps=100_000, save_interval=interval, flushes=True))
+    generator = random.Random(seed)
+    mode, interval = generator.choice(["offline", "background"]), generator.choice([7, 1000])
+    process = Process(Settings(directory, mode, total_steps=100_000, save_interval=interval, flushes=flushes))
     assert process.wait_for("step", generator.randrange(1, 40))
     time.sleep(generator.random() * 0.003)
     sent = process.signal(number)
-    status = process.end()
-    seconds = time.monotonic() - sent
-    steps = [(step, ended) for kind, step, ended in process.events if kind == "step"]
-    saved = load_checkpoint(directory / "checkpoints").step
-    return status, seconds, sum(ended > sent for _, ended in steps), steps[-1][0] - saved
+    assert process.end() == 128 + number
+    *events, (kind, last_step, saved) = process.events
+    assert kind == "saved"
+    steps = [(step, ended) for kind, step, ended in events if kind == "step"]
+    assert sum(ended > sent for _, ended in steps) <= 1
+    assert steps[-1][0] == last_step == load_checkpoint(directory / "checkpoints").step
+    return saved - sent
 
 
-@pytest.mark.parametrize(
-    ("number", "count", "expected_status"),
-    [(signal.SIGTERM, 50, 128 + signal.SIGTERM), (signal.SIGINT, 10, 128 + signal.SIGINT)],
-    ids=["SIGTERM", "SIGINT"],
-)
+def p99(seconds: list[float]) -> float:
+    return sorted(seconds)[int(0.99 * len(seconds)) - 1]
+
+
+@pytest.mark.parametrize(("number", "count"), [(signal.SIGTERM, 50), (signal.SIGINT, 10)], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_at_a_random_instant_saves_within_a_step_and_a_second(
-    tmp_path: Path, number: signal.Signals, count: int, expected_status: int
+    tmp_path: Path, number: signal.Signals, count: int
 ) -> None:
-    results = [interrupted(tmp_path / str(seed), number, random.Random(seed)) for seed in range(count)]
-    statuses, seconds, steps_after, steps_lost = (list(column) for column in zip(*results, strict=True))
-    assert set(statuses) == {expected_status}
-    assert set(steps_lost) == {0}
-    assert max(steps_after) <= 1
-    assert sorted(seconds)[int(0.99 * count) - 1] < 1.0  # the 99th percentile, with the step in it
+    """Without flushes, which take as long as the disk is busy with what others write."""
+    assert p99([interrupted(tmp_path / str(seed), number, seed, flushes=False) for seed in range(count)]) < 1.0
+
+
+@pytest.mark.soak
+def test_a_signal_at_a_random_instant_has_a_durable_checkpoint_within_a_step_and_a_second(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = [interrupted(tmp_path / str(seed), signal.SIGTERM, seed, flushes=True) for seed in range(50)]
+    with capsys.disabled():
+        print(f"\n50 SIGTERMs: the checkpoint was on the disk after {p99(seconds):.3f} s (p99).")
+    assert p99(seconds) < 1.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
