@@ -35,7 +35,11 @@ class FileError(WorldlineError, OSError):
     """A file that is missing, damaged, hostile or not what it claims to be."""
 
 
-class NonFiniteError(WorldlineError, ArithmeticError):
+class AnomalyError(WorldlineError, ArithmeticError):
+    """Training that went wrong: a loss that jumped, if it was watched for that."""
+
+
+class NonFiniteError(AnomalyError):
     """A loss or gradient that became NaN or infinite."""
 
 

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from worldline.cli import reporting, runs
 from worldline.cli.train import build_model
@@ -106,6 +107,31 @@ def test_threads_are_noted_and_taken_again(data, tmp_path, monkeypatch, capsys):
     assert asked == [1, 1, 2, 3]
     assert run(*train(data, out, "--resume", "--num-threads", -1)) == 2
     assert "--num-threads must be at least 0; got -1" in capsys.readouterr().err
+
+
+def test_the_final_model_has_the_averaged_weights_and_the_last_ones_are_beside_it(finished_run, data, tmp_path, capsys):
+    out = tmp_path / "averaged"
+    arguments = train(data, out, "--ema-decay", 0.5, "--resume")
+    assert run(*arguments) == 0
+    last, final = (load_file(out / name / "model.safetensors") for name in ("final_unaveraged", "final"))
+    state = load_file(out / "checkpoints" / "step_00000006" / "optimizer.safetensors")
+    averages = {name.removeprefix("average/"): value for name, value in state.items() if name.startswith("average/")}
+    assert averages
+    for name, value in final.items():
+        assert torch.equal(value, averages.get(name, last[name]))
+    assert any(not torch.equal(last[name], average) for name, average in averages.items())
+    checkpoint = load_file(out / "checkpoints" / "step_00000006" / "model.safetensors")
+    assert all(torch.equal(last[name], value) for name, value in checkpoint.items())
+    assert (
+        digest(finished_run)
+        == hashlib.sha256((out / "final_unaveraged" / "model.safetensors").read_bytes()).hexdigest()
+    )
+    capsys.readouterr()
+    assert run("inspect", out) == 0
+    assert "final_unaveraged" in capsys.readouterr().out
+    before = digest(out)
+    assert run(*arguments) == 0  # everything is done already
+    assert digest(out) == before
 
 
 def test_a_killed_run_ends_with_the_same_bytes(finished_run, data, tmp_path):

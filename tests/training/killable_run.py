@@ -45,7 +45,7 @@ from worldline.training.interrupts import Interrupts
 
 TOTAL_STEPS = 24
 SAVE_INTERVAL = 5
-MODES = ("offline", "background", "online")
+MODES = ("offline", "background", "online", "rollback")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Settings:
     """Of one process."""
 
     directory: Path
-    mode: str = "offline"  # "background" writes the checkpoints so, "online" learns from environments
+    mode: str = "offline"  # "background" writes so, "online" collects its data, "rollback" has batches with NaN
     pause_at: int = 0  # the operation on the disk before which (if it is a write, in which) to wait for being killed
     total_steps: int = TOTAL_STEPS
     save_interval: int = SAVE_INTERVAL
@@ -162,7 +162,11 @@ def train(settings: Settings, pipe: Connection) -> None:
         callbacks.append(DataCallback(data))
     else:
         model, data = TinyModel(algorithm="laprop", eps=1e-20, agc=0.3), TinySampler()
-    trainer = Trainer(model, make_config(total_steps=settings.total_steps), callbacks)
+    config = make_config(total_steps=settings.total_steps)
+    if settings.mode == "rollback":
+        data = TinySampler(poisoned=(4, 11, 12, 20))
+        config = dataclasses.replace(config, on_anomaly="rollback", ema_decay=0.9, num_micro_batches=2)
+    trainer = Trainer(model, config, callbacks)
     checkpoints = settings.directory / "checkpoints"
     try:
         trainer.train(data, resume_from=checkpoints if list_checkpoints(checkpoints) else None)
@@ -229,6 +233,7 @@ def outcome(directory: Path) -> dict[str, Any]:
     state["callbacks"].pop("LoggingCallback", None)  # how long it took
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return {
+        "bad batches": sorted(path.name for path in directory.glob("nonfinite_*")),
         "losses": [[line.get(name) for name in ("step", "loss", "error", "grad_norm")] for line in lines],
         "state": state,
         **{name: (last / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer", "rng")},

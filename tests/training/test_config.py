@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from worldline.errors import ConfigError
-from worldline.training.config import TrainingConfig, fast_dev_config, learning_rate_at
+from worldline.training.config import TrainingConfig, fast_dev_config, free_settings, learning_rate_at
 
 
 def test_the_documented_defaults() -> None:
@@ -36,6 +37,14 @@ def test_the_documented_defaults() -> None:
         ("grad_clip", float("inf")),
         ("weight_decay", -0.1),
         ("precision", "fp8"),
+        ("num_micro_batches", 0),
+        ("num_micro_batches", 17),
+        ("ema_decay", 0.0),
+        ("ema_decay", 1.0),
+        ("ema_decay", float("nan")),
+        ("on_anomaly", "ignore"),
+        ("max_anomalies", -1),
+        ("spike_threshold", 0.0),
         ("device", ""),
     ],
 )
@@ -67,6 +76,39 @@ def test_falling_schedules_by_hand() -> None:
     assert learning_rate_at(cosine, 5) == pytest.approx(1.0)
     assert learning_rate_at(cosine, 3) == pytest.approx(1 + 2**-0.5)
     assert learning_rate_at(cosine, 9) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "final_rate", "expected"),
+    [
+        # Warm-up 0.2, 0.4, 0.6, 0.8, 1 at steps 1 to 5; then 8 steps to what step 13, one after the last, would have.
+        ("constant", 0.0, [0.2, 0.8, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", 0.0, [0.2, 0.8, 1.0, 0.875, 0.5, 0.125, 0.0]),
+        ("linear", 0.2, [0.2, 0.8, 1.0, 0.9, 0.6, 0.3, 0.2]),
+        ("cosine", 0.0, [0.2, 0.8, 1.0, 0.9619397662556434, 0.5, 0.03806023374435663, 0.0]),  # (1 + cos(pi / 8)) / 2
+        ("cosine", 0.2, [0.2, 0.8, 1.0, 0.9695518130045147, 0.6, 0.23044818699548531, 0.2]),
+    ],
+)
+def test_warmup_and_every_schedule_by_hand(schedule: str, final_rate: float, expected: list[float]) -> None:
+    config = TrainingConfig(
+        learning_rate=1.0,
+        warmup_steps=5,
+        total_steps=12,
+        schedule=schedule,
+        final_rate=final_rate,  # type: ignore[arg-type]
+    )
+    rates = [learning_rate_at(config, step) for step in (1, 4, 5, 6, 9, 12, 13)]
+    assert rates == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_a_resumed_run_may_change() -> None:
+    common = {"eval_interval", "device", "on_anomaly", "max_anomalies"}
+    intervals = {"log_interval", "save_interval"}
+    assert free_settings(TrainingConfig()) == common | intervals | {"total_steps"}
+    assert free_settings(TrainingConfig(schedule="linear")) == common | intervals
+    rolling = TrainingConfig(on_anomaly="rollback", schedule="linear")  # perhaps on an accelerator
+    assert free_settings(rolling) == common
+    assert free_settings(dataclasses.replace(rolling, device="cpu")) == common | intervals
 
 
 @pytest.mark.parametrize("settings", [{"schedule": "step"}, {"final_rate": 1.5}, {"final_rate": float("nan")}])

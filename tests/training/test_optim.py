@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training.tiny_training import TinyModel, make_batch
 from worldline.errors import ConfigError, DataError
 from worldline.protocols import ParamGroup
-from worldline.training import optim
+from worldline.training import groups
 from worldline.training.optim import Optimizer, build_optimizer
 
 
@@ -88,11 +88,11 @@ class ReferenceLaProp:
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("agc", [0.0, 0.3])
-@pytest.mark.parametrize("chunk", [optim._CPU_CHUNK, 16])
+@pytest.mark.parametrize("chunk", [groups._CPU_CHUNK, 16])
 def test_laprop_equals_the_reference(
     agc: float, weight_decay: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optim, "_CPU_CHUNK", chunk)
+    monkeypatch.setattr(groups, "_CPU_CHUNK", chunk)
     model = net()
     params = list(model.parameters())
     reference = ReferenceLaProp(params, agc=agc, weight_decay=weight_decay, eps=1e-20)
@@ -351,9 +351,9 @@ def test_impossible_groups_are_refused() -> None:
         ([ParamGroup(name="x", params=params, algorithm="sgd")], "'sgd'. Known: adamw, laprop"),  # type: ignore[arg-type]
         ([ParamGroup(name="x", params=params, eps=0.0)], "eps > 0"),
     ]
-    for groups, message in cases:
+    for case, message in cases:
         with pytest.raises(ConfigError, match=message):
-            build(model, *groups)
+            build(model, *case)
     params[0].data = params[0].data.double()
     with pytest.raises(ConfigError, match="mixes"):
         build(model, good)
@@ -385,3 +385,50 @@ def test_non_finite_weights_are_seen() -> None:
     with torch.no_grad():
         model[0].bias[0] = float("nan")
     assert not optimizer.is_finite()
+
+
+@pytest.mark.parametrize("kind", ["fused", "as for MPS", "laprop"])
+def test_a_step_that_the_device_leaves_out_changes_nothing_and_is_not_counted(kind: str) -> None:
+    rule = {"algorithm": "laprop", "eps": 1e-20, "agc": 0.3} if kind == "laprop" else {}
+    plain, guarded = net(), net()
+    optimizers = []
+    for model in (plain, guarded):
+        group = ParamGroup(name="all", params=list(model.parameters()), **rule)  # type: ignore[arg-type]
+        optimizers.append(build(model, group, weight_decay=0.1, grad_clip=1.0))
+    if kind == "as for MPS":
+        optimizers[1].groups[0]._kernel_divides_and_skips = False  # type: ignore[attr-defined]
+    zero, one = torch.tensor(0.0), torch.tensor(1.0)
+    for step in range(20):
+        set_grads(list(plain.parameters()), step)
+        one_step(optimizers[0], 1e-2)
+        if step in (0, 7, 8):
+            before = [buffer.clone() for buffer in optimizers[1].buffers()]
+            set_grads(list(guarded.parameters()), step, scale=math.nan if step else math.inf)
+            optimizers[1].step(1e-2, optimizers[1].measure(), one)
+            assert all(torch.equal(new, old) for new, old in zip(optimizers[1].buffers(), before, strict=True))
+        optimizers[1].zero_grad()
+        set_grads(list(guarded.parameters()), step)
+        optimizers[1].step(1e-2, optimizers[1].measure(), zero)
+    for own, other in zip(guarded.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+    assert optimizers[1].state_dict()["num_updates/all"].item() == 20
+
+
+@pytest.mark.parametrize(
+    "rule", [{}, {"max_grad_norm": 0.2}, {"agc": 0.3, "max_grad_norm": 0.5}, {"algorithm": "laprop"}]
+)
+def test_gradients_of_a_scaled_loss_are_unscaled_where_they_are_clipped(rule: dict[str, object]) -> None:
+    models = net(), net()
+    scale = torch.tensor(1024.0)
+    norms = []
+    for model, given in zip(models, (None, scale), strict=True):
+        group = ParamGroup(name="all", params=list(model.parameters()), **rule)  # type: ignore[arg-type]
+        optimizer = build(model, group, grad_clip=1.0)
+        for step in range(5):
+            set_grads(list(model.parameters()), step, scale=1.0 if given is None else 1024.0)
+            measured = optimizer.measure(given)
+            optimizer.step(1e-2, measured)
+        norms.append(measured.total)
+    torch.testing.assert_close(norms[0], norms[1])
+    for own, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)

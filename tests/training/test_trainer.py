@@ -263,7 +263,7 @@ def test_a_nan_stops_before_the_update_and_saves_the_batch(tmp_path: Path, steps
 def test_a_nan_found_later_is_traced_to_its_batch(tmp_path: Path, seekable: bool, found: str) -> None:
     """As on an accelerator, where losses are looked at every so many steps."""
     trainer = Trainer(TinyModel(), make_config(), [CheckpointCallback(tmp_path, save_interval=100)])
-    trainer._updater._finite._interval = 10
+    trainer._updater._watch.interval = 10
     data = (TinySampler if seekable else Unseekable)(poisoned=[3])
     with pytest.raises(NonFiniteError, match=f"step 4 is NaN.*{found}"):
         trainer.train(data)
@@ -275,7 +275,7 @@ def test_a_nan_found_later_is_traced_to_its_batch(tmp_path: Path, seekable: bool
 
 def test_a_nan_found_late_never_reaches_the_disk(tmp_path: Path) -> None:
     trainer = Trainer(TinyModel(), make_config(), [CheckpointCallback(tmp_path, save_interval=4)])
-    trainer._updater._finite._interval = 1000
+    trainer._updater._watch.interval = 1000
     with pytest.raises(NonFiniteError, match="step 6 is NaN"):
         trainer.train(TinySampler(poisoned=[5]))
     assert [path.name for path in tmp_path.glob("step_*")] == ["step_00000004"]

@@ -154,14 +154,15 @@ def _checkpoints(path: Path) -> Table:
         except FileError as error:
             state = f"damaged: {error}"
         table.add_row(f"{runs.CHECKPOINTS}/{checkpoint.name}", _size(checkpoint), state)
-    final = path / runs.FINAL
-    if final.is_dir():
+    for final in (path / runs.FINAL, path / runs.UNAVERAGED):
+        if not final.is_dir():
+            continue
         try:
             read_pretrained(final)
             state = "intact"
         except FileError as error:
             state = f"damaged: {error}"
-        table.add_row(runs.FINAL, _size(final), state)
+        table.add_row(final.name, _size(final), state)
     return table
 
 

@@ -1,4 +1,7 @@
-"""A run's folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `final/`, `report.html`."""
+"""A run's folder: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `final/`, `report.html`.
+
+Where the weights are averaged (`ema_decay`), `final/` has the average, and `final_unaveraged/` the last weights.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 FINAL = "final"
+UNAVERAGED = "final_unaveraged"
 REPORT = "report.html"
 
 _MAX_CONFIG_BYTES = 1 << 16  # usual are some thousand

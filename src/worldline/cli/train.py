@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from worldline.models.base import Model
     from worldline.protocols import Sampler
     from worldline.training.callbacks import Callback
+    from worldline.training.trainer import Trainer
 
 _DESCRIPTION = """\
 Train a model on a data file, or online in an environment, or on the one and then in the other. The folder --out gets
@@ -184,7 +185,8 @@ class TrainingRun:
     ) -> int:
         """Train from the newest checkpoint there is, and save the final model; return how many steps are done.
 
-        With `limit_steps`, training ends after so many steps, and there is no final model before the last one.
+        With `limit_steps`, training ends after so many steps, and there is no final model before the last one. With
+        `ema_decay` the final model, which `model` is then, has the averaged weights; the last ones are saved beside it.
         """
         from worldline.cli.terminal import progress
         from worldline.training.callbacks import CheckpointCallback, ProgressCallback
@@ -204,8 +206,18 @@ class TrainingRun:
             num_steps = min(limit_steps, self.training.total_steps - done) if limit_steps else None
             trainer.train(data, num_steps, checkpoints if done else None)
         if trainer.step >= self.training.total_steps or trainer.status == "stopped":
-            model.save_pretrained(self.out / runs.FINAL)
+            self._save_final(model, trainer)
         return trainer.step
+
+    def _save_final(self, model: Model, trainer: Trainer[Model]) -> None:
+        from worldline.models.base import load_weights, read_pretrained
+
+        final = self.out / runs.FINAL
+        with trainer.averaged_weights():
+            model.save_pretrained(final)
+        if self.training.ema_decay is not None:
+            model.save_pretrained(self.out / runs.UNAVERAGED)
+            load_weights(model, read_pretrained(final).tensors, where=str(final))
 
     def _open_data(self, model: Model, buffer: ReplayBuffer) -> tuple[Sampler, Callback, list[Callback]]:
         """Return what is trained on, what logs it, and the callbacks that online data needs."""

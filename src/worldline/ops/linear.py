@@ -26,7 +26,8 @@ def uses_onednn(x: Tensor) -> bool:
 
 def has_onednn(device: torch.device) -> bool:
     """Tell whether a device's products can go through oneDNN: it is a CPU, and nothing is being compiled."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+    # In this order: the compiler cannot trace the last question, and would compile in pieces.
+    return device.type == "cpu" and not torch.compiler.is_compiling() and torch.backends.mkldnn.is_available()
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

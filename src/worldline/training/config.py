@@ -31,14 +31,21 @@ class TrainingConfig:
     save_interval: int = 10_000  # steps between two checkpoints
     device: str = "auto"  # "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps"
     seed: int = 42  # of the data order and of torch's default generators
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the loss is computed under torch.autocast, weights stay float32
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the loss, by torch.autocast; weights stay float32
+    num_micro_batches: int = 1  # pieces that a batch is cut into, one after the other, to save memory
+    ema_decay: float | None = None  # of a moving average of the weights, in (0, 1), such as 0.999; None keeps none
+    compile: bool = False  # compile the loss with torch.compile
+    deterministic: bool = False  # use only algorithms that give the same bits every time
+    on_anomaly: Literal["stop", "skip", "rollback"] = "stop"  # what to do about a loss or gradient that is not finite
+    max_anomalies: int = 100  # how many may be skipped or rolled back in a run; one more stops it
+    spike_threshold: float | None = None  # deviations above its mean from which a loss is an anomaly; None: none is
 
     overfit_batches: int = 0  # train on the first so many batches for ever, to see the loss fall; 0 for all data
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "batch_size", "sequence_length", "log_interval", "eval_interval", "save_interval"):
             _check_whole(name, getattr(self, name), at_least=1)
-        for name in ("warmup_steps", "seed", "overfit_batches"):
+        for name in ("warmup_steps", "seed", "max_anomalies", "overfit_batches"):
             _check_whole(name, getattr(self, name), at_least=0)
         if self.seed >= 1 << 32:
             raise ConfigError(f"seed must be below 2**32 = {1 << 32}, which every generator takes; got {self.seed}.")
@@ -48,21 +55,45 @@ class TrainingConfig:
         _check_number("final_rate", self.final_rate, zero_allowed=True)
         if self.final_rate > 1:
             raise ConfigError(f"final_rate is a fraction of the peak, at most 1; got {self.final_rate!r}.")
-        if self.schedule not in ("constant", "linear", "cosine"):
-            raise ConfigError(f"schedule must be 'constant', 'linear' or 'cosine'; got {self.schedule!r}.")
-        if self.precision not in ("fp32", "bf16"):
-            raise ConfigError(f"precision must be 'fp32' or 'bf16'; got {self.precision!r}.")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(map(repr, known))}; got {getattr(self, name)!r}.")
+        self._check_numbers()
         if not isinstance(self.device, str) or not self.device:
             raise ConfigError(f"device must be a name such as 'auto', 'cpu' or 'cuda:0'; got {self.device!r}.")
+
+    def _check_numbers(self) -> None:
+        _check_whole("num_micro_batches", self.num_micro_batches, at_least=1)
+        if self.num_micro_batches > self.batch_size:
+            raise ConfigError(
+                f"num_micro_batches must be at most batch_size={self.batch_size}, the windows there are to share out; "
+                f"got {self.num_micro_batches}."
+            )
+        if self.ema_decay is not None:
+            _check_number("ema_decay", self.ema_decay, zero_allowed=False)
+            if self.ema_decay >= 1:
+                raise ConfigError(f"ema_decay must be below 1, or the average never moves; got {self.ema_decay!r}.")
+        if self.spike_threshold is not None:
+            _check_number("spike_threshold", self.spike_threshold, zero_allowed=False)
+
+
+_CHOICES = {
+    "schedule": ("constant", "linear", "cosine"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "on_anomaly": ("stop", "skip", "rollback"),
+}
 
 
 def free_settings(config: TrainingConfig) -> frozenset[str]:
     """Return the settings that a run may be resumed with other values of: it goes on with the same steps.
 
-    They change no number, except that another kind of device rounds differently. `total_steps` is one of them where the
-    schedule is constant; a falling learning rate depends on where it ends.
+    They change no number, except that another kind of device rounds differently, and that a run which an anomaly has
+    stopped may go on without it. `total_steps` is one of them where the schedule is constant; a falling learning rate
+    depends on where it ends. On an accelerator, where a rollback leads to depends on when losses are looked at.
     """
-    free = {"log_interval", "eval_interval", "save_interval", "device"}
+    free = {"eval_interval", "device", "on_anomaly", "max_anomalies"}
+    if config.on_anomaly != "rollback" or config.device == "cpu":
+        free |= {"log_interval", "save_interval"}
     return frozenset(free | {"total_steps"} if config.schedule == "constant" else free)
 
 

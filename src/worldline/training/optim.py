@@ -11,211 +11,28 @@ decays. Parameters that are not to be trained belong in no group.
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from worldline.errors import ConfigError, DataError
 from worldline.protocols import ParamGroup
-
-_ALIGNMENT_BYTES = 64  # a cache line, and the widest vector register
-_CPU_CHUNK = 1 << 17  # elements per pass of LaProp: values, gradients and moments of a chunk stay in the cache
-_AGC_MIN_NORM = 1e-3  # parameters below this norm are clipped as if they had it, so that zeros can grow
-
-
-class FlatParameters:
-    """The parameters of a group as views of one buffer, their gradients as views of another.
-
-    Building one moves the parameters in; `release` moves them out.
-    """
-
-    def __init__(self, params: Sequence[nn.Parameter]) -> None:
-        self.params = tuple(params)
-        first = self.params[0]
-        self._slots, self.size = _layout(self.params)
-        self.values = torch.zeros(self.size, dtype=first.dtype, device=first.device)  # [size], padding stays zero
-        self.grads = torch.zeros_like(self.values)  # [size]
-        self.value_views = self.views(self.values)
-        self.grad_views = self.views(self.grads)
-        for param, value, grad in zip(self.params, self.value_views, self.grad_views, strict=True):
-            value.copy_(param.detach())
-            param.data = value
-            param.grad = grad
-
-    def views(self, flat: Tensor) -> list[Tensor]:
-        """Return the views of a buffer `flat [size]` that are shaped (and strided) as the parameters."""
-        return [torch.as_strided(flat, shape, strides, offset) for shape, strides, offset in self._slots]
-
-    def collect(self) -> None:
-        """Bring gradients that somebody replaced (or set to None) back into the buffer."""
-        for param, view in zip(self.params, self.grad_views, strict=True):
-            grad = param.grad
-            if grad is view:
-                continue
-            if grad is None:
-                view.zero_()
-            else:
-                view.copy_(grad)
-            param.grad = view
-
-    def release(self) -> None:
-        """Give every parameter memory of its own again, and drop the gradients."""
-        for param, view in zip(self.params, self.value_views, strict=True):
-            # A parameter that was moved meanwhile (model.to) has memory of its own, and newer values than the buffer.
-            if param.data_ptr() == view.data_ptr():
-                param.data = view.clone()
-            param.grad = None
+from worldline.training.groups import AdamWGroup, FlatGroup, LaPropGroup
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradNorms:
-    """Gradient norms before clipping, 0-d tensors on the parameters' device."""
+    """Gradient norms before clipping, 0-d tensors on the parameters' device.
+
+    They are those of the loss's gradients: where the loss was multiplied by `scale`, that is divided out of them.
+    """
 
     total: Tensor  # [] over all groups
     groups: tuple[Tensor, ...]  # [] each
     tensors: tuple[Tensor | None, ...]  # [number of parameters] each, for groups with adaptive clipping
-
-
-class FlatGroup(abc.ABC):
-    """One parameter group: its flat parameters, the state of its update rule, and its clipping."""
-
-    state_names: ClassVar[tuple[str, ...]]
-
-    def __init__(self, settings: ParamGroup, names: Sequence[str], *, weight_decay: float) -> None:
-        self.settings = settings
-        self.names = tuple(names)
-        self.weight_decay = weight_decay if settings.weight_decay is None else settings.weight_decay
-        self.num_updates = 0
-        self.flat = FlatParameters(settings.params)
-        self.state = {name: torch.zeros_like(self.flat.values) for name in self.state_names}
-        self.bind()
-
-    @abc.abstractmethod
-    def bind(self) -> None:
-        """Prepare what refers to `self.flat` and `self.state`; called whenever `self.flat` is a new one."""
-
-    @abc.abstractmethod
-    def update(self, learning_rate: float, divisor: Tensor | None) -> None:
-        """Change the values by one step along the gradients divided by `divisor []` (None: as they are)."""
-
-    def attach(self) -> None:
-        """Move the parameters into a new buffer."""
-        self.flat = FlatParameters(self.settings.params)
-        self.state = {name: tensor.to(self.flat.values.device) for name, tensor in self.state.items()}
-        self.bind()
-
-    @property
-    def has_own_clipping(self) -> bool:
-        """Whether this group's gradients are left out of the configured joint clipping."""
-        return self.settings.agc > 0 or self.settings.max_grad_norm is not None
-
-    def measure(self) -> tuple[Tensor, Tensor | None]:
-        """Return the norm of the group's gradients `[]`, and with adaptive clipping also each tensor's `[K]`."""
-        self.flat.collect()
-        if self.settings.agc == 0:
-            return torch.linalg.vector_norm(self.flat.grads), None
-        norms = torch.stack(torch._foreach_norm(self.flat.grad_views))
-        return torch.linalg.vector_norm(norms), norms
-
-    def step(self, learning_rate: float, divisor: Tensor | None, tensor_norms: Tensor | None) -> None:
-        """Clip and update; `divisor []` is what joint clipping asks for, `tensor_norms [K]` come from `measure`."""
-        self.num_updates += 1
-        if tensor_norms is not None:
-            self._clip_adaptively(tensor_norms, divisor)
-            divisor = None
-        self.update(learning_rate * self.settings.lr_scale, divisor)
-
-    def _clip_adaptively(self, grad_norms: Tensor, divisor: Tensor | None) -> None:
-        """Scale each gradient to at most agc * max(1e-3, |parameter|), after the group's own norm clipping."""
-        scale = None if divisor is None else 1 / divisor
-        if scale is not None:
-            grad_norms = grad_norms * scale
-        value_norms = torch.stack(torch._foreach_norm(self.flat.value_views))
-        largest = self.settings.agc * value_norms.clamp_min(_AGC_MIN_NORM)
-        factors = 1 / (grad_norms / largest).clamp_min(1.0)  # [K]
-        if scale is not None:
-            factors = factors * scale
-        torch._foreach_mul_(self.flat.grad_views, list(factors.unbind()))
-
-    def named_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, view) of the state of every parameter, shaped as the parameter is."""
-        for kind, flat in self.state.items():
-            for name, view in zip(self.names, self.flat.views(flat), strict=True):
-                yield f"{kind}/{name}", view
-
-
-class AdamWGroup(FlatGroup):
-    """AdamW (Loshchilov & Hutter 2019) by torch's fused kernel, which also divides by the clipping factor."""
-
-    state_names = ("exp_avg", "exp_avg_sq")
-
-    def bind(self) -> None:
-        """Make the counter that the kernel reads on the device."""
-        self._count = torch.zeros((), dtype=torch.float32, device=self.flat.values.device)
-
-    def update(self, learning_rate: float, divisor: Tensor | None) -> None:
-        """Apply the kernel to the whole group."""
-        self._count.fill_(self.num_updates)
-        beta1, beta2 = self.settings.betas
-        torch._fused_adamw_(
-            [self.flat.values],
-            [self.flat.grads],
-            [self.state["exp_avg"]],
-            [self.state["exp_avg_sq"]],
-            [],
-            [self._count],
-            lr=learning_rate,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=self.weight_decay,
-            eps=self.settings.eps,
-            amsgrad=False,
-            maximize=False,
-            grad_scale=None if divisor is None else divisor.float(),  # the kernel reads float32, whatever it updates
-        )
-
-
-class LaPropGroup(FlatGroup):
-    """LaProp (Ziyin et al. 2020) as DreamerV3 uses it: scale by the RMS first, then average with momentum.
-
-    With bias-corrected moments, in the order of the reference:
-        v = beta2 * v + (1 - beta2) * g^2
-        m = beta1 * m + (1 - beta1) * g / (sqrt(v / (1 - beta2^t)) + eps)
-        p = p - lr * (m / (1 - beta1^t) + weight_decay * p)        the decay on matrices and kernels only
-    """
-
-    state_names = ("momentum", "second_moment")
-
-    def bind(self) -> None:
-        """Cut the buffers into chunks that fit the cache (CPU), or leave them whole (accelerators)."""
-        flat = self.flat
-        length = min(_CPU_CHUNK, flat.size) if flat.values.device.type == "cpu" else flat.size
-        buffers = (flat.values, flat.grads, self.state["momentum"], self.state["second_moment"])
-        self._chunks = list(zip(*(torch.split(buffer, length) for buffer in buffers), strict=True))
-        self._scratch = torch.empty_like(flat.values[:length])
-        self._kernels = [view for view in flat.value_views if view.ndim >= 2]
-
-    def update(self, learning_rate: float, divisor: Tensor | None) -> None:
-        """Update chunk by chunk; each makes seven passes over data that is in the cache after the first."""
-        beta1, beta2 = self.settings.betas
-        # g / (sqrt(v / c) + eps) = sqrt(c) * g / (sqrt(v) + eps * sqrt(c)) saves a pass
-        root = math.sqrt(1 - beta2**self.num_updates)
-        step_size = learning_rate / (1 - beta1**self.num_updates)
-        if divisor is not None:
-            self.flat.grads.div_(divisor)
-        if self.weight_decay > 0 and self._kernels:
-            torch._foreach_mul_(self._kernels, 1 - learning_rate * self.weight_decay)
-        for value, grad, momentum, second_moment in self._chunks:
-            scratch = self._scratch[: value.numel()]
-            second_moment.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            torch.sqrt(second_moment, out=scratch).add_(self.settings.eps * root)
-            momentum.mul_(beta1).addcdiv_(grad, scratch, value=(1 - beta1) * root)
-            value.add_(momentum, alpha=-step_size)
+    scale: Tensor | None = None  # [] what the gradients still have to be divided by
 
 
 _ALGORITHMS: dict[str, type[FlatGroup]] = {"adamw": AdamWGroup, "laprop": LaPropGroup}
@@ -252,22 +69,26 @@ class Optimizer:
         for group in self.groups:
             group.flat.grads.zero_()
 
-    def measure(self) -> GradNorms:
-        """Return the norms of the gradients, without waiting for the device."""
+    def measure(self, scale: Tensor | None = None) -> GradNorms:
+        """Return the norms of the gradients of a loss that was multiplied by `scale []`; never waits for the device."""
         measured = [group.measure() for group in self.groups]
         norms = tuple(norm for norm, _ in measured)
+        tensors = tuple(norm for _, norm in measured)
+        if scale is not None:
+            norms = tuple(norm / scale for norm in norms)
+            tensors = tuple(None if norm is None else norm / scale for norm in tensors)
         total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-        return GradNorms(total=total, groups=norms, tensors=tuple(tensors for _, tensors in measured))
+        return GradNorms(total=total, groups=norms, tensors=tensors, scale=scale)
 
-    def step(self, learning_rate: float, norms: GradNorms) -> None:
-        """Clip and update every group; `norms` are those of the present gradients, from `measure`."""
+    def step(self, learning_rate: float, norms: GradNorms, skip: Tensor | None = None) -> None:
+        """Clip and update every group, unless `skip []` is 1; `norms` are those of the present gradients."""
         joint = self._joint_divisor(norms)
         for group, norm, tensors in zip(self.groups, norms.groups, norms.tensors, strict=True):
             divisor = joint
             if group.has_own_clipping:
                 largest = group.settings.max_grad_norm
                 divisor = _divisor(self._shared_norm(group, norm, norms), largest) if largest else None
-            group.step(learning_rate, divisor, tensors)
+            group.step(learning_rate, divisor, tensors, scale=norms.scale, skip=skip)
 
     def _shared_norm(self, group: FlatGroup, norm: Tensor, norms: GradNorms) -> Tensor:
         """Return the norm `[]` of all groups that are clipped with this one."""
@@ -294,8 +115,23 @@ class Optimizer:
         """Return whether all values are finite. Waits for the device."""
         return all(bool(torch.linalg.vector_norm(group.flat.values).isfinite()) for group in self.groups)
 
+    def buffers(self) -> list[Tensor]:
+        """Return the flat buffers of all weights and moments, those in use."""
+        return [buffer for group in self.groups for buffer in (group.flat.values, *group.state.values())]
+
+    def counts(self) -> list[tuple[int, Tensor | None]]:
+        """Return the groups' counts of updates, for `set_counts`."""
+        return [(group.num_updates, group.num_skipped) for group in self.groups]
+
+    def set_counts(self, counts: Sequence[tuple[int, Tensor | None]]) -> None:
+        """Go back to what `counts` returned."""
+        for group, (num_updates, num_skipped) in zip(self.groups, counts, strict=True):
+            group.num_updates, group.num_skipped = num_updates, num_skipped
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the moments of every parameter by name, and the update count of every group."""
+        for group in self.groups:
+            group.settle()
         tensors = {name: view.contiguous() for group in self.groups for name, view in group.named_state()}
         counts = {f"num_updates/{group.settings.name}": torch.tensor(group.num_updates) for group in self.groups}
         return tensors | counts
@@ -322,7 +158,7 @@ class Optimizer:
         for name, view in own.items():
             view.copy_(tensors[name])
         for name, group in counts.items():
-            group.num_updates = int(tensors[name])
+            group.num_updates, group.num_skipped = int(tensors[name]), None
 
 
 def build_optimizer(
@@ -379,15 +215,3 @@ def _check_group(
 def _divisor(norm: Tensor, largest: float) -> Tensor:
     """Return what gradients of norm `norm []` are divided by so that their norm is at most `largest`; at least 1."""
     return (norm / largest).clamp_min(1.0)
-
-
-def _layout(params: Sequence[nn.Parameter]) -> tuple[list[tuple[torch.Size, tuple[int, ...], int]], int]:
-    """Return (shape, strides, offset) of every parameter in a buffer with aligned starts, and the buffer's size."""
-    alignment = _ALIGNMENT_BYTES // params[0].element_size()
-    slots = []
-    size = 0
-    for param in params:
-        strides = torch.empty_like(param, device="meta").stride()  # dense, channels_last kept
-        slots.append((param.shape, strides, size))
-        size += math.ceil(param.numel() / alignment) * alignment
-    return slots, size

@@ -18,15 +18,16 @@ from worldline import seeding
 from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
 from worldline.device import resolve_device
-from worldline.errors import DataError, NonFiniteError, WorldlineError
+from worldline.errors import DataError, WorldlineError
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
 from worldline.protocols import PadsEnd
+from worldline.training.anomalies import Anomaly, RngState, save_offending_batch
 from worldline.training.callbacks.base import Callback
 from worldline.training.callbacks.progress import ProgressCallback
 from worldline.training.checkpoint import Checkpoint, load_checkpoint
 from worldline.training.config import TrainingConfig, free_settings, learning_rate_at
-from worldline.training.finite import NonFiniteStep, RngState, save_offending_batch
+from worldline.training.deterministic import deterministic_algorithms
 from worldline.training.interrupts import Interrupts
 from worldline.training.metrics import to_floats
 from worldline.training.optim import Optimizer
@@ -61,7 +62,7 @@ class Trainer(Generic[ModelT]):
     def __init__(self, model: ModelT, config: TrainingConfig | None = None, callbacks: Iterable[Callback] = ()) -> None:
         self.config = config or TrainingConfig()
         self.device = torch.device(resolve_device(self.config.device))
-        self._updater = Updater(model, self.config, self.device)
+        self._updater = Updater(model, self.config, self.device, self._record_anomaly)
         self.model = model.to(self.device)
         self.callbacks: list[Callback] = []
         self.step = 0
@@ -96,6 +97,12 @@ class Trainer(Generic[ModelT]):
         """The optimiser, built when it is first needed."""
         return self._updater.optimizer
 
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Run the body with the averaged weights in the model, where `ema_decay` is set; then put its own back."""
+        with self._updater.averaged_weights():
+            yield
+
     @property
     def console(self) -> Console:
         """The terminal (standard error) that callbacks share, so that their lines do not break a progress bar."""
@@ -122,12 +129,14 @@ class Trainer(Generic[ModelT]):
                 result is the same bit for bit.
 
         Raises:
-            NonFiniteError: A loss or gradient became NaN or infinite; the batch was saved.
+            NonFiniteError: A loss or gradient became NaN or infinite, and `on_anomaly` is "stop" or there were more
+                than `max_anomalies`; the batch was saved.
+            AnomalyError: The same for a loss that jumped, with `spike_threshold`.
             FileError: There is no valid checkpoint at `resume_from`.
             DataError: The checkpoint does not fit the model, or the data gave no batch.
             KeyboardInterrupt: Ctrl-C; the step was finished and the checkpoint callback, if any, saved it.
         """
-        with Interrupts() as interrupts:
+        with Interrupts() as interrupts, deterministic_algorithms(self.config.deterministic):
             try:
                 rng = self._prepare(data, resume_from)
                 self._set_goal(num_steps)
@@ -172,7 +181,7 @@ class Trainer(Generic[ModelT]):
             step=self.step,
             config={**to_dict(self.config), "device": str(self.device)},  # what "auto" meant
             model=dict(self.model.state_dict()),
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self._updater.state_dict(),
             rng=seeding.rng_state(),
             callbacks={name: callback.state_dict() for name, callback in self._named_callbacks()},
         )
@@ -181,7 +190,7 @@ class Trainer(Generic[ModelT]):
         """Make everything ready for the loop and return the generators' state to start it with, if it is known."""
         keep_freed_memory(self.device.type)
         self.model.to(self.device).train()
-        self.optimizer.attach()
+        self._updater.attach()
         self._source = self._open(data, seed=self.config.seed, num_kept=self.config.overfit_batches)
         if resume_from is not None or self.step == 0:
             # Also before a resume: a checkpoint from another device lacks this one's generator.
@@ -233,9 +242,6 @@ class Trainer(Generic[ModelT]):
                 if rng is not None:
                     seeding.set_rng_state(rng)
                 self._run(self._source, interrupts)
-            except NonFiniteStep as bad:
-                self.status = "failed"
-                raise self._non_finite_error(bad) from None
             except BaseException:
                 self.status = "failed"
                 raise
@@ -263,7 +269,7 @@ class Trainer(Generic[ModelT]):
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._warn_of_changes(checkpoint.config)
         self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self._updater.load_state_dict(checkpoint.optimizer)
         for name, callback in self._named_callbacks():
             if name in checkpoint.callbacks:
                 _restore_callback(callback, checkpoint.callbacks[name], where=f"{checkpoint.path}: {name}")
@@ -271,6 +277,7 @@ class Trainer(Generic[ModelT]):
         self.last_checkpoint = checkpoint.path
 
     def _warn_of_changes(self, saved: Mapping[str, Any]) -> None:
+        saved = to_dict(TrainingConfig()) | dict(saved)  # what an older version did not have was as it is by default
         free = free_settings(self.config)
         changes = [
             f"{name} {saved.get(name)!r} -> {value!r}"
@@ -302,22 +309,21 @@ class Trainer(Generic[ModelT]):
         self.console.print(message, markup=False)
         raise SystemExit(128 + received)
 
-    def _non_finite_error(self, bad: NonFiniteStep) -> NonFiniteError:
-        """Save the batch of the bad step (drawing it again where it is gone) and return the error to raise."""
+    def _record_anomaly(self, anomaly: Anomaly) -> str:
+        """Save the batch of a bad step (drawing it again where it is gone), and return a sentence that says where."""
         step, batch = self._latest
-        if step != bad.step:
+        if step != anomaly.step:
             batch = None
         if batch is None and self._source is not None and self._source.is_seekable:
-            batch = self._source.batch(bad.step - 1)
-        saved = "Its batch is gone, as the data cannot seek."
-        if batch is not None:
-            directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())
-            folder = save_offending_batch(directory, batch, step=bad.step, seed=self.config.seed, rng=bad.rng)
-            saved = f"Its batch and generator state are in {folder}."
-        return NonFiniteError(
-            f"The loss or a gradient of step {bad.step} is NaN or infinite. {saved} "
-            "Look for extreme values in the batch; otherwise lower learning_rate or grad_clip, or use precision='fp32'."
-        )
+            batch = self._source.batch(anomaly.step - 1)
+        if batch is None:
+            return "Its batch is gone, as the data cannot seek."
+        directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())
+        try:
+            folder = save_offending_batch(directory, batch, anomaly, seed=self.config.seed)
+        except OSError as error:  # a full disk: training may go on all the same
+            return f"Its batch could not be saved: {error}."
+        return f"Its batch and generator state are in {folder}."
 
 
 def _restore_callback(callback: Callback, state: Any, *, where: str) -> None:

@@ -95,3 +95,17 @@ def test_an_evaluation_on_the_training_data_changes_nothing(tmp_path: Path) -> N
 def test_an_impossible_interval_is_refused() -> None:
     with pytest.raises(ConfigError, match="interval of at least 1"):
         EvaluationCallback(lambda model, step: {}, interval=0)
+
+
+def test_the_averaged_weights_are_evaluated() -> None:
+    seen: list[torch.Tensor] = []
+
+    def evaluate(model: TinyModel, step: int) -> dict[str, float]:
+        seen.append(model.net[0].weight.detach().clone())
+        return {"score": 0.0}
+
+    trainer = Trainer(TinyModel(), make_config(ema_decay=0.9), [EvaluationCallback(evaluate, 20)])
+    trainer.train(TinySampler())
+    assert not torch.equal(seen[0], trainer.model.net[0].weight)
+    with trainer.averaged_weights():
+        assert torch.equal(seen[0], trainer.model.net[0].weight)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from worldline.errors import ConfigError, nearest
 from worldline.training.callbacks.base import Callback
 from worldline.training.metrics import check_monitor, is_result, named_results
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class EarlyStoppingCallback(Callback):
     """Stops training when `monitor` has not fallen by `min_delta` for `patience` steps.
 
     A loss is averaged on the device and looked at every `check_interval` steps, so that one lucky batch is not taken
-    for progress and no step waits. A result of an evaluation ("eval/NAME") is looked at when there is a new one.
+    for progress and no step waits; values that are not finite are left out. A result of an evaluation ("eval/NAME") is
+    looked at when there is a new one.
 
     Args:
         monitor: Name of a loss, or "eval/NAME" for a result of an evaluation; lower is better.
@@ -47,19 +48,22 @@ class EarlyStoppingCallback(Callback):
         self.best_value: float | None = None
         self.best_step = 0
         self._sum: Tensor | float = 0.0
-        self._count = 0
+        self._count: Tensor | int = 0  # of finite losses
         self._known: dict[str, float] = {}  # results of evaluations
 
     def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Add the loss to the mean; look at it every `check_interval` steps."""
         check_monitor(self.monitor, losses, callback="EarlyStoppingCallback")
         if self.monitor in losses:
-            self._sum = self._sum + losses[self.monitor]
-            self._count += 1
+            loss = losses[self.monitor]
+            is_finite = loss.isfinite()  # not that of a step which was skipped or rolled back
+            self._sum = self._sum + torch.where(is_finite, loss, 0.0)
+            self._count = self._count + is_finite
             if step % self._interval == 0:
-                mean = float(self._sum) / self._count
+                total, count = float(self._sum), int(self._count)
                 self._sum, self._count = 0.0, 0
-                self._judge(step, mean)
+                if count > 0:
+                    self._judge(step, total / count)
 
     def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
         """Look at the metric, if it is the monitored one."""
@@ -83,7 +87,7 @@ class EarlyStoppingCallback(Callback):
             "best_value": self.best_value,
             "best_step": self.best_step,
             "sum": float(self._sum),
-            "count": self._count,
+            "count": int(self._count),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

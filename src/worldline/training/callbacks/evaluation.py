@@ -21,9 +21,9 @@ class EvaluationCallback(Callback):
     The last step is `total_steps`, or that after which a callback asked to stop. Where only a part of the run ends
     (`num_steps`, Ctrl-C), nothing more is evaluated: what is logged in all is that of a run without interruptions.
 
-    The model is in evaluation mode and takes no gradients; torch's generators are seeded for the evaluation and put
-    back afterwards. So a run with evaluations trains exactly as one without, also where `evaluate` samples the data
-    that is trained on (if that can seek).
+    The model is in evaluation mode, takes no gradients, and has the averaged weights where `ema_decay` is set; torch's
+    generators are seeded for the evaluation and put back afterwards. So a run with evaluations trains exactly as one
+    without, also where `evaluate` samples the data that is trained on (if that can seek).
 
     Args:
         evaluate: Returns metrics by name.
@@ -42,6 +42,6 @@ class EvaluationCallback(Callback):
         """Evaluate if it is time."""
         is_last = step == self.trainer.config.total_steps or self.trainer.stop_reason is not None
         if is_last or step % (self.interval or self.trainer.config.eval_interval) == 0:
-            with measuring(self.trainer.model, seed=self.trainer.config.seed):
+            with self.trainer.averaged_weights(), measuring(self.trainer.model, seed=self.trainer.config.seed):
                 metrics = dict(self.evaluate(self.trainer.model, step))
             self.trainer.record_evaluation(metrics)
