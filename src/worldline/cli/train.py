@@ -15,6 +15,7 @@ import tyro
 from worldline.cli import online, runs
 from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
 from worldline.errors import ConfigError
+from worldline.lock import FolderLock
 from worldline.training.config import TrainingConfig, fast_dev_config
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def main(arguments: Sequence[str]) -> None:
     set_num_threads(options.num_threads)
     command = f"worldline train {shlex.join(arguments)}"
     if not options.fast_dev_run:
-        results.print(_train(options, settings, command), soft_wrap=True)
+        with FolderLock(options.out):
+            results.print(_train(options, settings, command), soft_wrap=True)
         return
     with tempfile.TemporaryDirectory(prefix="worldline-") as folder:
         _train(_shortened(options, Path(folder)), settings, command)

@@ -19,7 +19,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            # None is a handler that was not installed from Python, and cannot be from there.
+            self._previous = {number: signal.signal(number, self._note) or signal.SIG_DFL for number in _SIGNALS}
         return self
 
     def __exit__(

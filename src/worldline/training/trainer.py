@@ -18,7 +18,7 @@ from worldline import seeding
 from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
 from worldline.device import resolve_device
-from worldline.errors import DataError
+from worldline.errors import DataError, WorldlineError
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
 from worldline.protocols import PadsEnd
@@ -196,7 +196,7 @@ class Trainer(Generic[ModelT]):
             # Also before a resume: a checkpoint from another device lacks this one's generator.
             seeding.seed_everything(self.config.seed)
         if resume_from is not None:
-            checkpoint = load_checkpoint(Path(resume_from))
+            checkpoint = load_checkpoint(Path(resume_from), self.model)
             self._restore(checkpoint)
             if not self._source.is_seekable:
                 warnings.warn(
@@ -268,17 +268,11 @@ class Trainer(Generic[ModelT]):
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._warn_of_changes(checkpoint.config)
-        try:
-            self.model.load_state_dict(checkpoint.model)
-        except RuntimeError as error:
-            differences = " ".join(str(error).split())
-            raise DataError(
-                f"{checkpoint.path} was made with another model: {differences} Build the model with the same settings."
-            ) from error
+        self.model.load_state_dict(checkpoint.model)
         self._updater.load_state_dict(checkpoint.optimizer)
         for name, callback in self._named_callbacks():
             if name in checkpoint.callbacks:
-                callback.load_state_dict(checkpoint.callbacks[name])
+                _restore_callback(callback, checkpoint.callbacks[name], where=f"{checkpoint.path}: {name}")
         self.step = checkpoint.step
         self.last_checkpoint = checkpoint.path
 
@@ -325,8 +319,23 @@ class Trainer(Generic[ModelT]):
         if batch is None:
             return "Its batch is gone, as the data cannot seek."
         directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())
-        folder = save_offending_batch(directory, batch, anomaly, seed=self.config.seed)
+        try:
+            folder = save_offending_batch(directory, batch, anomaly, seed=self.config.seed)
+        except OSError as error:  # a full disk: training may go on all the same
+            return f"Its batch could not be saved: {error}."
         return f"Its batch and generator state are in {folder}."
+
+
+def _restore_callback(callback: Callback, state: Any, *, where: str) -> None:
+    try:
+        callback.load_state_dict(state)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, WorldlineError):
+            raise
+        raise DataError(
+            f"{where} cannot go on from what was saved ({error!r}). Resume with the same callbacks, or from an older "
+            "checkpoint."
+        ) from error
 
 
 def train(
