@@ -11,7 +11,7 @@ TOO_OLD := "Worldline needs Python 3.10 or newer. Name one: make $(MAKECMDGOALS)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 WORKERS ?= 2
 
-.PHONY: setup demo test test-slow check format bench clean
+.PHONY: setup demo test test-slow soak check format bench clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ test: check
 
 test-slow: setup
 	$(ONE_THREAD) $(BIN)/pytest -m slow
+
+# 200 runs that are killed at random instants: how many of them end with the same bytes.
+soak: setup
+	$(ONE_THREAD) $(BIN)/pytest -m soak
 
 # What needs no running code: format, lint, types, who imports whom, sizes.
 check: setup

@@ -118,7 +118,11 @@ def edit_config(**changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"wdith": 3}, ConfigError, r"saved.config.json has no setting 'wdith'. Did you mean 'width'\?"),
+        (
+            {"wdith": 3},
+            ConfigError,
+            r"saved.config.json cannot be used: config has no setting 'wdith'. Did you mean 'width'\?",
+        ),
         ({"width": "8"}, ConfigError, "width must be int"),
         ({"width": 9}, DataError, "'encoder.weight' is torch.float32 of shape"),
         ({"width": 1 << 22}, DataError, "'encoder.weight' is torch.float32 of shape"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -79,3 +80,41 @@ def test_what_is_set_aside_is_numbered(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "superseded_001")
     (tmp_path / "a").touch()
     assert files.set_aside([tmp_path / "a"]) == tmp_path / "superseded_001"
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("mine")
+    (tmp_path / ".x.tmp").symlink_to(tmp_path / "elsewhere")
+    files.write_atomically(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+    assert not (tmp_path / "x").is_symlink()
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
+def test_links_are_removed_and_not_what_they_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "kept" / "deep").mkdir(parents=True)
+    (tmp_path / "kept" / "file").touch()
+    (tmp_path / "gone" / "deep").mkdir(parents=True)
+    (tmp_path / "gone" / "deep" / "file").touch()
+    (tmp_path / "gone" / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    files.remove(tmp_path / "gone")
+    files.remove(tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["deep", "file"]
+
+
+def test_folders_are_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    assert files.make_folders(path) == [path, path.parent]
+    assert files.make_folders(path) == []
+    assert path.is_dir()
+
+
+def test_only_regular_files_have_a_size(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert files.regular_size(tmp_path / "x") == 3
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(OSError, match="not a regular file"):
+            files.regular_size(tmp_path / name)

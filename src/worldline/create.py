@@ -103,13 +103,17 @@ def saved_path(model: str | os.PathLike[str]) -> Path | None:
 
 
 def _load(path: Path, *, device: str | torch.device, settings: Mapping[str, Any], adapt: Adapt | None) -> Model:
-    from worldline.models.base import build_outline, check_tensors, load_weights, read_pretrained
+    from worldline.models.base import build_outline, load_weights, read_pretrained
+    from worldline.tensor_files import RESTORE, check_tensors
 
     place = resolve_device(device)
     saved = read_pretrained(path)
-    family, _ = registry.resolve(saved.family)
-    config_class = registry.load(family, family.config)
-    config = from_dict(config_class, saved.config, where=f"{path}/config.json")
+    try:
+        family, _ = registry.resolve(saved.family)
+        config_class = registry.load(family, family.config)
+        config = from_dict(config_class, saved.config, where="config")
+    except ConfigError as error:
+        raise ConfigError(f"{path}/config.json cannot be used: {error} {RESTORE}") from error
     asked = from_dict(config_class, {**saved.config, **settings}, where=family.name)
     if asked != config:
         raise ConfigError(f"The model saved in {path} has other settings than those given. Load it without settings.")
@@ -118,7 +122,7 @@ def _load(path: Path, *, device: str | torch.device, settings: Mapping[str, Any]
     try:
         outline = build_outline(lambda: model_class(config), num_tensors=len(saved.tensors))
     except DataError as error:
-        raise DataError(f"{path}/config.json does not describe the model that was saved: {error}.") from error
+        raise DataError(f"{path}/config.json does not describe the model that was saved: {error}. {RESTORE}") from error
     check_tensors(outline, saved.tensors, where=f"{path}/model.safetensors")
     model = model_class(config)
     load_weights(model, saved.tensors, where=f"{path}/model.safetensors")

@@ -6,10 +6,24 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _CHUNK_BYTES = 1 << 20
+
+
+def change(operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call `operation`, which changes the disk.
+
+    Every write, flush, rename, removal and new folder of a save is one call of this function: here the tests put a disk
+    that is full, a process that dies, or a computer that loses its power.
+    """
+    return operation(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -20,22 +34,41 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
     between two renames leaves some of either kind; after an error the siblings are deleted.
     """
     besides = tuple(path.with_name(f".{path.name}.tmp") for path in paths)
+    _unlink(besides)  # left by a kill; or a link, which would lead what is written elsewhere
     try:
         yield besides
         for beside in besides:
             sync(beside)
         for beside, path in zip(besides, paths, strict=True):
-            beside.replace(path)
+            change(os.replace, beside, path)
         sync(paths[0].parent)
     finally:
-        for beside in besides:
-            beside.unlink(missing_ok=True)
+        _unlink(besides)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a reader, or a crash, sees the old content or the new one."""
     with replacing(path) as (beside,):
-        beside.write_bytes(content)
+        change(beside.write_bytes, content)
+
+
+def make_folders(path: Path) -> list[Path]:
+    """Make a folder and those above it, wait until they are on the disk, and return those that were missing."""
+    missing = list(itertools.takewhile(lambda folder: not folder.is_dir(), (path, *path.parents)))
+    for folder in reversed(missing):
+        change(folder.mkdir, exist_ok=True)
+        sync(folder.parent)
+    return missing
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link (not what it leads to), or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        for item in path.iterdir():
+            remove(item)
+        change(path.rmdir)
+    else:
+        change(path.unlink)
 
 
 def sync(path: Path) -> None:
@@ -44,9 +77,21 @@ def sync(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        change(os.fsync, descriptor)
     finally:
         os.close(descriptor)
+
+
+def regular_size(path: Path) -> int:
+    """Return the size of a regular file in bytes.
+
+    Raises:
+        OSError: It is missing, or a folder or device, which could be read for ever.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is not a regular file")
+    return status.st_size
 
 
 def sha256(path: Path) -> str:
@@ -65,7 +110,15 @@ def set_aside(paths: Sequence[Path]) -> Path | None:
     parent = paths[0].parent
     folders = (parent / f"superseded_{number:03d}" for number in itertools.count(1))
     folder = next(folder for folder in folders if not folder.exists())
-    folder.mkdir()
+    change(folder.mkdir)
     for path in paths:
-        path.rename(folder / path.name)
+        change(path.rename, folder / path.name)
+    sync(folder)
+    sync(parent)
     return folder
+
+
+def _unlink(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if os.path.lexists(path):
+            change(path.unlink)

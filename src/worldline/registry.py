@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 from typing import Any
 
-from worldline.errors import ConfigError, nearest
+from worldline.errors import ConfigError, nearest, shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,14 +98,14 @@ def resolve(name: str) -> tuple[Family, str]:
         if stem in by_name:
             head, size = stem, tail
     if head not in by_name:
-        raise ConfigError(f"No model family is called {name!r}. {nearest(head, by_name)}")
+        raise ConfigError(f"No model family is called {shown(name)}. {nearest(head, by_name)}")
     family = by_name[head]
     size = dict(family.size_aliases).get(size, size) or family.default_size
     sizes = load(family, "SIZES")
     if size not in sizes and f"size{size}" in sizes:
         size = f"size{size}"
     if size not in sizes:
-        raise ConfigError(f"{family.name} has no size {size!r}. {nearest(size, sizes)}")
+        raise ConfigError(f"{family.name} has no size {shown(size)}. {nearest(size, sizes)}")
     return family, size
 
 

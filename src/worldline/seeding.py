@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from worldline.errors import DataError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -37,16 +39,25 @@ def rng_state() -> dict[str, Tensor]:
 
 
 def set_rng_state(states: dict[str, Tensor]) -> None:
-    """Restore what `rng_state` returned. Accelerators that are not here any more are skipped."""
+    """Restore what `rng_state` returned. Accelerators that are not here any more are skipped.
+
+    Raises:
+        DataError: They are no states of generators.
+    """
     import torch
 
-    torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            if f"cuda{index}" in states:
-                torch.cuda.set_rng_state(states[f"cuda{index}"], index)
-    if "mps" in states and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(states["mps"])
+    try:
+        torch.set_rng_state(states["cpu"])
+        if torch.cuda.is_available():
+            for index in range(torch.cuda.device_count()):
+                if f"cuda{index}" in states:
+                    torch.cuda.set_rng_state(states[f"cuda{index}"], index)
+        if "mps" in states and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(states["mps"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"The saved state of torch's generators is damaged ({error!r}). Resume from an older checkpoint."
+        ) from error
 
 
 @contextlib.contextmanager

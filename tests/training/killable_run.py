@@ -1,74 +1,255 @@
-"""A short training run in a process of its own, for the tests that kill it.
+"""Short training runs in processes of their own, for the tests that kill them.
 
-    python killable_run.py DIRECTORY PAUSE_AT [SETTINGS]
-
-Resumes from the checkpoints in DIRECTORY if there are any. Prints "step N" after every step. PAUSE_AT names a moment
-inside the saves, counted over the whole process ("sync:5": the fifth flush), at which it prints "paused" and waits to
-be killed; "none" for no pause. SETTINGS are those of the training, in JSON; with "on_anomaly" among them, some batches
-have a NaN.
+The processes are forks of one that has imported torch, so that starting one costs milliseconds.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-import sys
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from envs.counting import Counting
+from training.faulty_disk import written_by
 from training.tiny_training import TinyModel, TinySampler, make_config
-from worldline.training import Callback, CheckpointCallback, EarlyStoppingCallback, LoggingCallback, Trainer, checkpoint
+from worldline import files
+from worldline.batch import Batch
+from worldline.data.buffer import ReplayBuffer
+from worldline.data.online import OnlineSampler
+from worldline.envs.rows import RowEnv
+from worldline.envs.vector import VectorEnv
+from worldline.evaluation.rollout import RandomPolicy
+from worldline.training import (
+    Callback,
+    CheckpointCallback,
+    DataCallback,
+    EarlyStoppingCallback,
+    LoggingCallback,
+    Trainer,
+)
+from worldline.training import trainer as trainer_module
+from worldline.training.callbacks.base import Order
+from worldline.training.checkpoint import list_checkpoints
+from worldline.training.interrupts import Interrupts
+
+TOTAL_STEPS = 24
+SAVE_INTERVAL = 5
+MODES = ("offline", "background", "online", "rollback")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of one process."""
+
+    directory: Path
+    mode: str = "offline"  # "background" writes so, "online" collects its data, "rollback" has batches with NaN
+    pause_at: int = 0  # the operation on the disk before which (if it is a write, in which) to wait for being killed
+    total_steps: int = TOTAL_STEPS
+    save_interval: int = SAVE_INTERVAL
+    flushes: bool = False  # a process that is killed loses nothing that it has written, so that most tests do without
+
+
+class Pausing:
+    """In the place of `files.change`: counts, and waits for ever at one operation, in the middle of it if it writes."""
+
+    def __init__(self, pipe: Connection, pause_at: int, *, flushes: bool) -> None:
+        self.pipe, self.pause_at, self.flushes = pipe, pause_at, flushes
+        self.num_calls = 0
+
+    def __call__(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.num_calls += 1
+        if self.num_calls == self.pause_at:
+            if written := written_by(operation, args):
+                operation(*args, **kwargs)
+                os.truncate(written, written.stat().st_size // 2)
+            self.pipe.send(("paused", self.num_calls, time.monotonic()))
+            while True:
+                time.sleep(3600)
+        return None if operation is os.fsync and not self.flushes else operation(*args, **kwargs)
+
+
+class AnnouncingInterrupts(Interrupts):
+    """Says that a signal was noted; to be used where none comes while something else is said."""
+
+    pipe: Connection
+
+    def _note(self, number: int, frame: Any) -> None:
+        super()._note(number, frame)
+        self.pipe.send(("noted", number, time.monotonic()))
 
 
 class Announce(Callback):
-    """Says every step, and takes a moment over it, so that there is something to kill."""
+    """Says every step, and when it ended."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
 
     def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
-        print(f"step {step}", flush=True)
-        time.sleep(0.002)
+        self.pipe.send(("step", step, time.monotonic()))
 
 
-def pausing(function: Callable[..., Any], at_call: int) -> Callable[..., Any]:
-    """Return `function`, which waits for ever before its call number `at_call`."""
-    calls = 0
+class AnnounceEnd(Callback):
+    """Says when the last checkpoint is written."""
 
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == at_call:
-            print("paused", flush=True)
-            time.sleep(3600)
-        return function(*args, **kwargs)
+    order = Order.SAVE  # and added after the callback that saves
 
-    return wrapped
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+
+    def on_train_end(self) -> None:
+        self.pipe.send(("saved", self.trainer.step, time.monotonic()))
 
 
-def main(directory: Path, pause_at: str, settings: dict[str, Any]) -> None:
-    """Train to the end, or wait to be killed."""
+class ActingModel(nn.Module):
+    """Learns from what it does, by chance, in `Counting`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
+
+    def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
+        values = (self.net(batch.obs / 1e3) * batch.actions).sum(-1)
+        return {"loss": (values - batch.rewards / 10)[batch.step_mask].square().mean()}
+
+    def param_groups(self) -> Any:
+        return TinyModel.param_groups(self)  # type: ignore[arg-type]
+
+    def after_update(self) -> None:
+        pass
+
+    group: dict[str, Any] = {}  # noqa: RUF012
+
+    def act(self, obs: Tensor, state: Any = None, *, is_first: Any = None, deterministic: bool = False) -> Any:
+        choice = torch.multinomial(self.net(obs / 1e3).softmax(-1), 1)[:, 0]
+        return nn.functional.one_hot(choice, 2).float(), None
+
+
+def train(settings: Settings, pipe: Connection) -> None:
+    """Train in this process, resuming if there is something to resume, and say how many operations it took."""
     torch.set_num_threads(1)
-    name, _, call = pause_at.partition(":")
-    if name == "rename":
-        Path.rename = pausing(Path.rename, int(call))  # type: ignore[method-assign]
-    elif name in ("sync", "save_file"):
-        setattr(checkpoint, name, pausing(getattr(checkpoint, name), int(call)))
-    callbacks = [
-        Announce(),
+    disk = files.change = Pausing(pipe, settings.pause_at, flushes=settings.flushes)  # type: ignore[assignment]
+    if settings.pause_at:
+        AnnouncingInterrupts.pipe = pipe
+        trainer_module.Interrupts = AnnouncingInterrupts  # type: ignore[misc]
+    callbacks: list[Callback] = [
+        Announce(pipe),
         EarlyStoppingCallback(patience=1000),
-        LoggingCallback(directory, log_interval=2, use_tensorboard=False),
-        CheckpointCallback(directory / "checkpoints", save_interval=7, max_checkpoints=2),
+        LoggingCallback(settings.directory, log_interval=1, use_tensorboard=False, console=False),
+        CheckpointCallback(
+            settings.directory / "checkpoints",
+            settings.save_interval,
+            max_checkpoints=2,
+            background=settings.mode == "background",
+        ),
+        AnnounceEnd(pipe),
     ]
-    trainer = Trainer(
-        TinyModel(algorithm="laprop", eps=1e-20, agc=0.3), make_config(total_steps=40, **settings), callbacks
+    model: nn.Module
+    if settings.mode == "online":
+        model = ActingModel()
+        data: Any = _open_sampler(model, settings.directory / "replay")
+        callbacks.append(DataCallback(data))
+    else:
+        model, data = TinyModel(algorithm="laprop", eps=1e-20, agc=0.3), TinySampler()
+    config = make_config(total_steps=settings.total_steps)
+    if settings.mode == "rollback":
+        data = TinySampler(poisoned=(4, 11, 12, 20))
+        config = dataclasses.replace(config, on_anomaly="rollback", ema_decay=0.9, num_micro_batches=2)
+    trainer = Trainer(model, config, callbacks)
+    checkpoints = settings.directory / "checkpoints"
+    try:
+        trainer.train(data, resume_from=checkpoints if list_checkpoints(checkpoints) else None)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    pipe.send(("finished", disk.num_calls, time.monotonic()))
+
+
+def _open_sampler(model: Any, directory: Path) -> OnlineSampler:
+    env = VectorEnv([RowEnv(Counting()) for _ in range(2)])
+    spec = env.data_spec
+    buffer = ReplayBuffer(10_000, spec.obs_shape, spec.action_dim, action_sizes=spec.action_sizes)
+    policy = RandomPolicy(spec)
+    return OnlineSampler(
+        env, model, buffer, seed_policy=policy, seed_steps=10, replay_ratio=0.5, seed=3, replay_dir=directory
     )
-    checkpoints = directory / "checkpoints"
-    resume_from = checkpoints if checkpoint.list_checkpoints(checkpoints) else None
-    poisoned = (4, 15, 16, 20, 29, 35) if "on_anomaly" in settings else ()
-    trainer.train(TinySampler(poisoned), resume_from=resume_from)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})
+class Process:
+    """A run in a process of its own.
+
+    Attributes:
+        events: What it has said so far, and when: ("step" or "saved", number, time), ("paused" or "finished", number of
+            operations, time).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        _warm_up()
+        context = multiprocessing.get_context("forkserver")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=train, args=(settings, theirs))
+        self._process.start()
+        theirs.close()
+        self.events: list[tuple[str, int, float]] = []
+
+    def wait_for(self, kind: str, number: int = 0) -> bool:
+        """Wait until it says `kind` with at least `number`; return False if it ended before."""
+        while not (self.events and self.events[-1][0] == kind and self.events[-1][1] >= number):
+            try:
+                self.events.append(self._pipe.recv())
+            except (EOFError, ConnectionResetError):
+                return False
+        return True
+
+    def signal(self, number: int) -> float:
+        """Send it a signal and return when that was."""
+        assert self._process.pid is not None
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(self._process.pid, number)
+        return time.monotonic()
+
+    def end(self) -> int:
+        """Wait until it ends and return its exit status; minus the number of the signal that killed it."""
+        self.wait_for("nothing that it says")
+        self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+
+def outcome(directory: Path) -> dict[str, Any]:
+    """Return all of a finished run's folder that does not depend on the clock."""
+    last = directory / "checkpoints" / f"step_{TOTAL_STEPS:08d}"
+    state = json.loads((last / "state.json").read_text())
+    state["callbacks"].pop("LoggingCallback", None)  # how long it took
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "bad batches": sorted(path.name for path in directory.glob("nonfinite_*")),
+        "losses": [[line.get(name) for name in ("step", "loss", "error", "grad_norm")] for line in lines],
+        "state": state,
+        **{name: (last / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer", "rng")},
+    }
+
+
+def _warm_up() -> None:
+    """Start the process that is forked, with this module and all that it needs loaded."""
+    before = os.environ.get("PYTHONPATH")
+    root = str(Path(__file__).parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *([before] if before else [])])
+    try:
+        forkserver.set_forkserver_preload([__name__])
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

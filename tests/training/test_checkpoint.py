@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import random
-import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from worldline.errors import FileError
-from worldline.training import checkpoint as module
 from worldline.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 
 FILES = ["manifest.json", "model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"]
@@ -66,13 +63,13 @@ def test_tied_weights_and_views_are_saved(tmp_path: Path) -> None:
 
 def test_a_model_that_saves_itself_makes_the_checkpoint_a_saved_model(tmp_path: Path) -> None:
     class Saves(nn.Identity):
-        def save_pretrained(self, path: Path) -> None:
+        def save_pretrained(self, path: Path, *, state_dict: Mapping[str, Tensor]) -> None:
             (path / "config.json").write_text("{}")
-            module.save_file({"weight": torch.ones(1)}, path / "model.safetensors")
+            save_file({name: 2 * tensor for name, tensor in state_dict.items()}, path / "model.safetensors")
 
     path = save_checkpoint(tmp_path, make_checkpoint(1), Saves())
     assert (path / "config.json").read_text() == "{}"
-    assert load_checkpoint(path).model["weight"].item() == 1.0
+    assert torch.equal(load_checkpoint(path).model["weight"], 2 * make_checkpoint(1).model["weight"])
     (path / "config.json").write_text("[]")
     with pytest.raises(FileError, match=r"config\.json is damaged"):
         load_checkpoint(path)
@@ -91,24 +88,6 @@ def test_nothing_to_resume_from(tmp_path: Path) -> None:
             load_checkpoint(path)
     with pytest.raises(FileError, match=r"manifest\.json is missing"):
         load_checkpoint(tmp_path / "step_00000007")
-
-
-def test_every_bit_flip_and_truncation_is_detected_and_the_file_named(tmp_path: Path) -> None:
-    pristine = save(tmp_path / "pristine", 7)
-    generator = random.Random(0)
-    for number in range(250):
-        path = tmp_path / f"{number}" / "step_00000007"
-        shutil.copytree(pristine, path)
-        name = FILES[number % len(FILES)]
-        content = bytearray((path / name).read_bytes())
-        if number % 4 == 3:
-            content = content[: generator.randrange(len(content))]
-        else:
-            content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
-        (path / name).write_bytes(content)
-        with pytest.raises(FileError, match=name.replace(".", r"\.")):
-            load_checkpoint(path)
-        shutil.rmtree(path.parent)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -134,63 +113,6 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning_that_names_it(tmp_path: 
     (tmp_path / "step_00000007" / "state.json").unlink()
     with pytest.warns(UserWarning, match="Skipping"), pytest.raises(FileError, match="None of the 2 checkpoints"):
         load_checkpoint(tmp_path)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing may catch it."""
-
-
-def failing_at(call: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Make the call number `call` of all that writes, flushes or renames raise; return the counter of calls."""
-    count = 0
-
-    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == call:
-                raise error
-            return function(*args, **kwargs)
-
-        return wrapped
-
-    monkeypatch.setattr(module, "save_file", wrap(module.save_file))
-    monkeypatch.setattr(module, "sync", wrap(module.sync))
-    for method in ("write_text", "rename", "mkdir"):
-        monkeypatch.setattr(Path, method, wrap(getattr(Path, method)))
-    return lambda: count
-
-
-def test_a_kill_at_every_point_of_a_save_leaves_whole_checkpoints_only(tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        calls = failing_at(0, Killed(), patch)
-        save(tmp_path / "count", 2)
-        total = calls()
-    assert total > 10
-    for call in range(1, total + 1):
-        directory = tmp_path / str(call)
-        save(directory, 1)
-        with pytest.MonkeyPatch.context() as patch:
-            failing_at(call, Killed(), patch)
-            with pytest.raises(Killed):
-                save(directory, 2)
-        for path in list_checkpoints(directory):
-            assert_equal(load_checkpoint(path), make_checkpoint(module.step_of(path)))
-        assert load_checkpoint(directory).step in (1, 2)
-        save(directory, 3)
-        assert all(path.name.startswith("step_") for path in directory.iterdir())  # leftovers are gone
-
-
-def test_a_full_disk_at_every_point_of_a_save_is_reported_and_harms_nothing(tmp_path: Path) -> None:
-    for call in range(1, 14):
-        directory = tmp_path / str(call)
-        save(directory, 1)
-        with pytest.MonkeyPatch.context() as patch:
-            failing_at(call, OSError(28, "No space left on device"), patch)
-            with pytest.raises(FileError, match=r"No space left on device.*Older checkpoints are untouched"):
-                save(directory, 2)
-        assert load_checkpoint(directory / "step_00000001").step == 1
-        assert not list(directory.glob(".saving_*"))
 
 
 def test_state_that_json_cannot_hold_is_our_own_mistake(tmp_path: Path) -> None:

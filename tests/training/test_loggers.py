@@ -8,11 +8,13 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from training.tiny_training import TinyModel, TinySampler, make_config
 from worldline.config import to_dict
+from worldline.errors import FileError
 from worldline.training import LoggingCallback, Trainer
 from worldline.training.loggers import JsonlWriter, TensorBoardWriter, TrackioWriter, WandbWriter
 
@@ -227,3 +229,43 @@ def test_wandb_gets_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     writer.write(3, {"loss": 0.5})
     writer.close()
     assert calls == [({"seed": 1}, str(tmp_path)), (3, {"loss": 0.5}), "finished"]
+
+
+class FullDisk:
+    """A file that takes `room` bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, content: bytes) -> int:
+        if self.room == 0:
+            raise OSError(28, "No space left on device")
+        count = self.file.write(content[: self.room])
+        self.room -= count
+        return int(count)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def test_lines_that_a_full_disk_does_not_take_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonlWriter(path, step=0)
+    writer.write(1, {"loss": 1.0})
+    writer._file = disk = FullDisk(writer._file, room=10)  # type: ignore[assignment]
+    with pytest.warns(UserWarning, match=r"Cannot write .*metrics\.jsonl: .*No space left.*kept until there is room"):
+        writer.write(2, {"loss": 2.0})
+    writer.write(3, {"loss": 3.0})  # once is enough
+    disk.room = 1000
+    writer.write(4, {"loss": 4.0})
+    writer.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_log_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("")
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileError, match=r"is a link or a device. Delete it"):
+        JsonlWriter(tmp_path / "metrics.jsonl", step=3)
+    with pytest.raises(FileError, match=r"Cannot write .*Choose a folder"):
+        JsonlWriter(tmp_path / "elsewhere" / "metrics.jsonl", step=0)

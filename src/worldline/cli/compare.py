@@ -24,6 +24,7 @@ from worldline.cli.options import (
 )
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError, WorldlineError, nearest
+from worldline.lock import FolderLock
 from worldline.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -141,24 +142,25 @@ def main(arguments: Sequence[str]) -> None:
     set_num_threads(config.num_threads)
     buffer = ReplayBuffer.load(config.data)
     _check_environment(config, buffer)
-    _check_folder(config, out, resume=options.resume)
-    contestants: dict[str, Contestant] = {}
-    failures: dict[str, str] = {}
-    for name, (settings, training) in trainings.items():
-        run = _training_run(config, name, settings, training, out, f"worldline compare {shlex.join(arguments)}")
-        try:
-            contestants[name] = _contest(config, run, buffer)
-        except WorldlineError as error:
-            failures[name] = str(error)
-            progress.print(f"{name} failed: {error}", style="bold red", markup=False, soft_wrap=True)
-    comparison = Comparison(
-        config=config,
-        buffer=buffer,
-        contestants=contestants,
-        failures=failures,
-        random=_random(config, buffer),
-    )
-    finish(comparison, out)
+    with FolderLock(out):
+        _check_folder(config, out, resume=options.resume)
+        contestants: dict[str, Contestant] = {}
+        failures: dict[str, str] = {}
+        for name, (settings, training) in trainings.items():
+            run = _training_run(config, name, settings, training, out, f"worldline compare {shlex.join(arguments)}")
+            try:
+                contestants[name] = _contest(config, run, buffer)
+            except WorldlineError as error:
+                failures[name] = str(error)
+                progress.print(f"{name} failed: {error}", style="bold red", markup=False, soft_wrap=True)
+        comparison = Comparison(
+            config=config,
+            buffer=buffer,
+            contestants=contestants,
+            failures=failures,
+            random=_random(config, buffer),
+        )
+        finish(comparison, out)
     if failures:
         raise ConfigError(
             f"{len(failures)} of {len(trainings)} models failed: {', '.join(failures)}. Why is said above and in the "

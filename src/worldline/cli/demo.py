@@ -16,6 +16,7 @@ from worldline.cli import runs
 from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError
+from worldline.lock import FolderLock
 
 if TYPE_CHECKING:
     from worldline.cli.demo_report import DemoResult
@@ -137,10 +138,11 @@ def main(arguments: Sequence[str]) -> None:
             f"This demo was finished before. To begin anew, remove {out} or choose another --out.", soft_wrap=True
         )
         return
-    result = run_demo(config, out, resume=options.resume, command=f"worldline demo {shlex.join(arguments)}".strip())
-    write_report(result, out)
-    runs.write_text(out / SUMMARY, json.dumps(result.summary(), indent=2) + "\n")
-    print_result(result.summary(), out)
+    with FolderLock(out):
+        result = run_demo(config, out, resume=options.resume, command=f"worldline demo {shlex.join(arguments)}".strip())
+        write_report(result, out)
+        runs.write_text(out / SUMMARY, json.dumps(result.summary(), indent=2) + "\n")
+        print_result(result.summary(), out)
 
 
 def read_finished(config: DemoConfig, out: Path) -> dict[str, Any] | None:

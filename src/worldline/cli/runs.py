@@ -32,7 +32,8 @@ FINAL = "final"
 UNAVERAGED = "final_unaveraged"
 REPORT = "report.html"
 
-_MAX_CONFIG_BYTES = 1 << 20
+_MAX_CONFIG_BYTES = 1 << 16  # usual are some thousand
+_MAX_METRICS_BYTES = 1 << 28
 _MAX_BRACKETS = 500
 
 
@@ -132,7 +133,10 @@ def read_config(path: Path, cls: type[T]) -> T:
             f"{path.parent} is not a run: it has no {path.name}. Give the folder that worldline train wrote."
         )
     if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise FileError(f"{path} has {path.stat().st_size} bytes; a configuration has fewer than {_MAX_CONFIG_BYTES}.")
+        raise FileError(
+            f"{path} has {path.stat().st_size} bytes; a configuration has fewer than {_MAX_CONFIG_BYTES}. "
+            "Restore it, or begin a new run."
+        )
     return parse_config(path.read_bytes(), cls, path=path)
 
 
@@ -146,7 +150,7 @@ def parse_config(content: bytes, cls: type[T], *, path: Path) -> T:
         raise FileError(f"{path} is no configuration, which has few brackets. Restore it, or begin a new run.")
     try:
         values = yaml.load(content.decode(), Loader=_PlainLoader)  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise FileError(f"{path} cannot be read: {error}. Restore it, or begin a new run.") from error
     if not isinstance(values, dict):
         raise FileError(f"{path} does not hold settings. Restore it, or begin a new run.")
@@ -242,8 +246,15 @@ def read_metrics(out: Path) -> list[dict[str, float]]:
     """Return the lines of `metrics.jsonl`, each with its "step"; none if there is no such file.
 
     A null is a value that was not finite and becomes NaN. What is no such line, as a kill leaves it, is passed over.
+
+    Raises:
+        FileError: The file is larger than a log can be.
     """
     path = out / METRICS
+    if path.is_file() and path.stat().st_size > _MAX_METRICS_BYTES:
+        raise FileError(
+            f"{path} has {path.stat().st_size:,} bytes; a log has fewer than {_MAX_METRICS_BYTES:,}. Move it away."
+        )
     return parse_metrics(path.read_bytes()) if path.is_file() else []
 
 

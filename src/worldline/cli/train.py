@@ -16,6 +16,7 @@ import tyro
 from worldline.cli import online, runs
 from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
 from worldline.errors import ConfigError
+from worldline.lock import FolderLock
 from worldline.training.config import TrainingConfig, fast_dev_config
 
 if TYPE_CHECKING:
@@ -83,7 +84,12 @@ def main(arguments: Sequence[str]) -> None:
     set_num_threads(options.num_threads)
     command = f"worldline train {shlex.join(arguments)}"
     if not options.fast_dev_run:
-        results.print(_train(options, settings, command), soft_wrap=True)
+        lock = FolderLock(options.out)
+        ranks.first(lock.acquire)
+        try:
+            results.print(_train(options, settings, command), soft_wrap=True)
+        finally:
+            lock.release()
         return
     with tempfile.TemporaryDirectory(prefix="worldline-") as folder:
         _train(_shortened(options, Path(folder)), settings, command)

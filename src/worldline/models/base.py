@@ -10,29 +10,26 @@ import abc
 import dataclasses
 import json
 import os
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from worldline import files
 from worldline.batch import Batch, Obs
 from worldline.config import to_dict
 from worldline.errors import DataError, FileError, shown
-from worldline.files import replacing, sha256
 from worldline.protocols import ParamGroup
+from worldline.tensor_files import RESTORE, check_tensors, read_tensors, write_tensors
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 _FORMAT = "worldline-model"
 _VERSION = 1
 _MAX_CONFIG_BYTES = 1 << 16  # usual are some thousand; it also bounds how many observations can be named
-_MAX_HEADER_BYTES = 1 << 22  # some 40,000 tensors
 
 
 class Model(nn.Module, abc.ABC):
@@ -61,33 +58,33 @@ class Model(nn.Module, abc.ABC):
     def after_update(self) -> None:
         """Do what follows each optimiser step; by default nothing."""
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, path: str | os.PathLike[str], *, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write `config.json` and `model.safetensors` into the directory `path`.
 
         Both are written in full beside their places before either is renamed, so that a crash or a full disk leaves
         an older model as it was. A crash between the two renames leaves a pair that does not match; loading refuses it.
 
+        Args:
+            path: The directory.
+            state_dict: What to write instead of the present `state_dict()`, such as a copy from an earlier step.
+
         Raises:
             FileError: The directory cannot be written.
         """
         directory = Path(path)
-        # A copy each: tensors that share memory would be refused, and weights may be on an accelerator.
-        tensors = {
-            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in self.state_dict().items()
-        }
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            with replacing(directory / "model.safetensors", directory / "config.json") as (weights, config):
-                save_file(tensors, weights)
+            files.make_folders(directory)
+            with files.replacing(directory / "model.safetensors", directory / "config.json") as (weights, config):
+                write_tensors(weights, self.state_dict() if state_dict is None else state_dict)
                 document = {
                     "format": _FORMAT,
                     "version": _VERSION,
                     "family": self.family,
                     "config": to_dict(self.config),
-                    "weights": {"size": weights.stat().st_size, "sha256": sha256(weights)},
+                    "weights": {"size": weights.stat().st_size, "sha256": files.sha256(weights)},
                 }
-                config.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        except (OSError, SafetensorError) as error:
+                files.change(config.write_bytes, (json.dumps(document, indent=2) + "\n").encode())
+        except OSError as error:
             raise FileError(
                 f"Cannot save the model in {directory}: {error}. Choose a folder you may write to, with room for it."
             ) from error
@@ -160,13 +157,12 @@ def read_pretrained(path: str | os.PathLike[str]) -> Pretrained:
     document = _read_document(directory)
     weights = directory / "model.safetensors"
     if not weights.is_file():
-        raise FileError(f"{directory} has no model.safetensors. {_RESTORE}")
+        raise FileError(f"{directory} has no model.safetensors. {RESTORE}")
     try:
-        tensors = _read_tensors(weights, document["weights"])
-    except SafetensorError as error:
-        raise FileError(f"{weights} is not a safetensors file: {error}. {_RESTORE}") from error
+        _verify(weights, document["weights"])
     except OSError as error:
         raise error if isinstance(error, FileError) else FileError(f"Cannot read {weights}: {error}.") from error
+    tensors = read_tensors(weights)
     return Pretrained(family=document["family"], config=document["config"], tensors=tensors)
 
 
@@ -191,26 +187,6 @@ def num_trained(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Check that `tensors` are those of `model`, all of them and no others; `model` may be on the meta device.
-
-    Raises:
-        DataError: A tensor is missing, unknown, of another shape or of another kind of number.
-    """
-    own = model.state_dict()
-    for name, tensor in own.items():
-        if name not in tensors:
-            raise DataError(f"{where} lacks the tensor {name!r} of shape {tuple(tensor.shape)}. {_RESTORE}")
-        saved = tensors[name]
-        if saved.shape != tensor.shape or saved.is_floating_point() != tensor.is_floating_point():
-            raise DataError(
-                f"{where}: {name!r} is {saved.dtype} of shape {tuple(saved.shape)}, "
-                f"the model's is {tensor.dtype} of shape {tuple(tensor.shape)}. {_RESTORE}"
-            )
-    if unknown := sorted(tensors.keys() - own.keys()):
-        raise DataError(f"{where} has tensors that the model does not know: {', '.join(unknown[:5])}. {_RESTORE}")
-
-
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
     """Copy `tensors` into `model`, all of them and no others.
 
@@ -221,9 +197,6 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(tensors[name])
-
-
-_RESTORE = "Restore it from a copy, or train and save the model again."
 
 
 class _Bounded(TorchFunctionMode):
@@ -250,11 +223,11 @@ def _read_document(directory: Path) -> dict[str, Any]:
         raise FileError(f"{directory} is not a saved model: {found}. Expected a folder that save_pretrained wrote.")
     size = path.stat().st_size
     if size > _MAX_CONFIG_BYTES:
-        raise FileError(f"{path} has {size} bytes; a configuration has at most {_MAX_CONFIG_BYTES}. {_RESTORE}")
+        raise FileError(f"{path} has {size} bytes; a configuration has at most {_MAX_CONFIG_BYTES}. {RESTORE}")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested thousands deep
-        raise FileError(f"{path} is not valid JSON: {error}. {_RESTORE}") from error
+        raise FileError(f"{path} is not valid JSON: {error}. {RESTORE}") from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise FileError(
             f'{path} does not describe a Worldline model (its "format" is not {_FORMAT!r}). '
@@ -274,20 +247,13 @@ def _read_document(directory: Path) -> dict[str, Any]:
         and isinstance(weights.get("sha256"), str)
     )
     if not complete:
-        raise FileError(f"{path} lacks family, config or weights. {_RESTORE}")
+        raise FileError(f"{path} lacks family, config or weights. {RESTORE}")
     return document
 
 
-def _read_tensors(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
+def _verify(path: Path, expected: Mapping[str, Any]) -> None:
     size = path.stat().st_size
     if size != expected["size"]:
-        raise FileError(f"{path} has {size} bytes, but config.json says {shown(expected['size'])}. {_RESTORE}")
-    with path.open("rb") as file:
-        head = file.read(8)
-    # The header is JSON, which is read into memory as a whole: one that fills the file is not one of ours.
-    header_size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-    if not 0 < header_size <= min(_MAX_HEADER_BYTES, size - 8):
-        raise FileError(f"{path} is not a safetensors file: its header claims {header_size} bytes. {_RESTORE}")
-    if sha256(path) != expected["sha256"]:
-        raise FileError(f"{path} is damaged: its SHA-256 is not the one in config.json. {_RESTORE}")
-    return load_file(path)
+        raise FileError(f"{path} has {size} bytes, but config.json says {shown(expected['size'])}. {RESTORE}")
+    if files.sha256(path) != expected["sha256"]:
+        raise FileError(f"{path} is damaged: its SHA-256 is not the one in config.json. {RESTORE}")

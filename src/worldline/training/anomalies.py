@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from worldline.batch import Batch
 from worldline.errors import AnomalyError, NonFiniteError
+from worldline.tensor_files import write_tensors
 from worldline.training.config import TrainingConfig
 
 RngState = dict[str, Tensor]
@@ -168,14 +168,14 @@ def save_offending_batch(directory: Path, batch: Batch, anomaly: Anomaly, *, see
 
     `batch.safetensors` has the fields of the batch ("obs", or "obs/NAME" for each of a dict), `rng.safetensors`
     torch's generators before the loss was computed, `step.json` the step and the seed.
+
+    Raises:
+        OSError: It cannot be written.
     """
     folder = directory / f"{anomaly.kind}_step_{anomaly.step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _tensors(batch)},
-        folder / "batch.safetensors",
-    )
-    save_file(anomaly.rng, folder / "rng.safetensors")
+    write_tensors(folder / "batch.safetensors", dict(_tensors(batch)))
+    write_tensors(folder / "rng.safetensors", anomaly.rng)
     (folder / "step.json").write_text(json.dumps({"step": anomaly.step, "seed": seed}) + "\n", encoding="utf-8")
     return folder
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldline import seeding
 from worldline.device import resolve_device
@@ -237,20 +237,21 @@ def own_rng(
     return states
 
 
-def load_everywhere(ranks: Ranks, path: Path) -> Checkpoint:
-    """Return the checkpoint that the first process finds at `path`; the others get it from that process.
+def load_everywhere(ranks: Ranks, path: Path, model: nn.Module) -> Checkpoint:
+    """Return the checkpoint for `model` that the first process finds at `path`; the others get it from that process.
 
     So all processes go on from the same step, and only the first one needs the folder.
 
     Raises:
         FileError: There is no valid one.
+        DataError: It is of another model.
     """
     if ranks.is_alone:
-        return load_checkpoint(path)
+        return load_checkpoint(path, model)
     tensors: dict[str, Mapping[str, Tensor]] = {}
 
     def read() -> dict[str, Any]:
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, model)
         values = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
         tensors.update({name: value for name, value in values.items() if _holds_tensors(value)})
         outline = {

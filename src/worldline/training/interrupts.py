@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -20,7 +19,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            # None is a handler that was not installed from Python, and cannot be from there.
+            self._previous = {number: signal.signal(number, self._note) or signal.SIG_DFL for number in _SIGNALS}
         return self
 
     def __exit__(
@@ -32,5 +32,5 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             signal.signal(number, self._previous[signal.Signals(number)])
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)  # to this thread, at once
         self.received = signal.Signals(number)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from worldline.errors import FileError
 from worldline.files import set_aside, write_atomically
 
 _FLUSH_SECONDS = 5
@@ -33,38 +34,69 @@ class JsonlWriter:
     """One JSON object a line, each with its "step". Lines are appended whole, by one write each.
 
     Opening the file for a run that continues after `step` drops a torn last line and all lines beyond `step`, so that
-    steps never repeat or go back. A run that starts at 0 moves the file of an older run aside.
+    steps never repeat or go back. A run that starts at 0 moves the file of an older run aside. What a full disk does
+    not take is kept and written with the next line.
+
+    Raises:
+        FileError: The file is a link, which may lead anywhere, or cannot be opened.
     """
 
     def __init__(self, path: Path, *, step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if step == 0 and path.exists():
-            folder = set_aside([path])
-            warnings.warn(f"{path} was written by another run. It is now in {folder}.", stacklevel=2)
-        elif path.exists():
-            _keep_until(path, step)
-        self._file = path.open("ab", buffering=0)
+        self._path = path
+        self._pending = b""  # lines that could not be written yet
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise FileError(f"{path} is a link or a device. Delete it, or choose another folder.")
+            if step == 0 and path.exists():
+                folder = set_aside([path])
+                warnings.warn(f"{path} was written by another run. It is now in {folder}.", stacklevel=2)
+            elif path.exists():
+                _keep_until(path, step)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            if isinstance(error, FileError):
+                raise
+            raise FileError(f"Cannot write {path}: {error}. Choose a folder you may write to.") from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a line. Values that are not finite become null, which JSON has and NaN it has not."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, **finite}).encode() + b"\n")
+        has_failed = bool(self._pending)
+        self._pending += json.dumps({"step": step, **finite}).encode() + b"\n"
+        error = self._flush()
+        if error is not None and not has_failed:
+            warnings.warn(f"Cannot write {self._path}: {error}. The log is kept until there is room.", stacklevel=3)
 
     def close(self) -> None:
         """Flush the file to the disk."""
-        os.fsync(self._file.fileno())
+        if error := self._flush():
+            warnings.warn(f"The end of {self._path} is lost: {error}.", stacklevel=3)
+        else:
+            os.fsync(self._file.fileno())
         self._file.close()
+
+    def _flush(self) -> OSError | None:
+        """Write all lines, or as many bytes of them as can be, and return why not all."""
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            return error
+        return None
 
 
 class TensorBoardWriter:
     """Scalars for TensorBoard, which hides what an older part of the run, or an older run, wrote beyond `step`.
 
-    A kill loses the last `_FLUSH_SECONDS` of them at most.
+    A kill loses the last `_FLUSH_SECONDS` of them at most. A disk that cannot be written ends these files, not the run:
+    `metrics.jsonl` has the same numbers.
     """
 
     def __init__(self, directory: Path, *, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._has_failed = False
         self._writer = SummaryWriter(str(directory), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)
 
     @staticmethod
@@ -74,12 +106,25 @@ class TensorBoardWriter:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add every metric as a scalar."""
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+        if self._has_failed:
+            return
+        try:
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, step)
+        except OSError as error:  # of its thread, maybe from an earlier step
+            self._fail(error)
 
     def close(self) -> None:
         """Write what is buffered."""
-        self._writer.close()
+        try:
+            self._writer.close()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        if not self._has_failed:
+            warnings.warn(f"TensorBoard's files cannot be written any more: {error}.", stacklevel=3)
+        self._has_failed = True
 
 
 class WandbWriter:

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from worldline import seeding
 from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
-from worldline.errors import DataError
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
 from worldline.protocols import PadsEnd
 from worldline.training.anomalies import Anomaly, RngState, save_offending_batch
-from worldline.training.callbacks.base import Callback, named
+from worldline.training.callbacks.base import Callback, named, restore_callback
 from worldline.training.callbacks.progress import ProgressCallback
 from worldline.training.checkpoint import Checkpoint
 from worldline.training.config import TrainingConfig, changed_settings, learning_rate_at
@@ -227,7 +226,7 @@ class Trainer(Generic[ModelT]):
             # Also before a resume: a checkpoint from another device lacks this one's generator.
             seeding.seed_everything(self.ranks.seed(self.config.seed))
         if resume_from is not None:
-            checkpoint = load_everywhere(self.ranks, Path(resume_from))
+            checkpoint = load_everywhere(self.ranks, Path(resume_from), self.model)
             self._restore(checkpoint)
             if not self._source.is_seekable:
                 warnings.warn(
@@ -318,18 +317,12 @@ class Trainer(Generic[ModelT]):
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._warn_of_changes(checkpoint.config)
-        try:
-            self.model.load_state_dict(checkpoint.model)
-        except RuntimeError as error:
-            differences = " ".join(str(error).split())
-            raise DataError(
-                f"{checkpoint.path} was made with another model: {differences} Build the model with the same settings."
-            ) from error
+        self.model.load_state_dict(checkpoint.model)
         self._updater.scatter()
         self._updater.load_state_dict(checkpoint.optimizer)
         for name, callback in named(self.callbacks):
             if name in checkpoint.callbacks:
-                callback.load_state_dict(checkpoint.callbacks[name])
+                restore_callback(callback, checkpoint.callbacks[name], where=f"{checkpoint.path}: {name}")
         self.step = checkpoint.step
         self.last_checkpoint = checkpoint.path
 
@@ -366,7 +359,10 @@ class Trainer(Generic[ModelT]):
         if batch is None:
             return "Its batch is gone, as the data cannot seek."
         directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())
-        folder = save_offending_batch(directory, batch, anomaly, seed=self.config.seed)
+        try:
+            folder = save_offending_batch(directory, batch, anomaly, seed=self.config.seed)
+        except OSError as error:  # a full disk: training may go on all the same
+            return f"Its batch could not be saved: {error}."
         return f"Its batch and generator state are in {folder}."
 
 

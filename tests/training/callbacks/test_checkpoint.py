@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from torch import Tensor, nn
 
 from training.tiny_training import TinyModel, TinySampler, make_config
-from worldline.errors import ConfigError
-from worldline.training import CheckpointCallback, EvaluationCallback, Trainer
-from worldline.training.checkpoint import list_checkpoints, load_checkpoint
+from worldline.errors import ConfigError, DataError, FileError
+from worldline.training import Callback, CheckpointCallback, EvaluationCallback, LoggingCallback, Trainer
+from worldline.training.callbacks import checkpoint as module
+from worldline.training.callbacks.base import Order
+from worldline.training.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 
 
 def train(
@@ -202,3 +208,123 @@ def test_a_checkpoint_holds_the_state_of_callbacks_that_come_after_it(tmp_path: 
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="CheckpointCallback needs"):
         CheckpointCallback(**settings)  # type: ignore[arg-type]
+
+
+def test_what_is_saved_in_the_background_is_the_same_bytes(tmp_path: Path) -> None:
+    for name, background in (("a", False), ("b", True)):
+        trainer = train(tmp_path / name, save_interval=3, max_checkpoints=9, monitor="error", background=background)
+        assert trainer.last_checkpoint == tmp_path / name / "step_00000020"
+    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(files) == 7 * 5 + 1
+    assert all((tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes() for path in files)
+
+
+class Slow:
+    """In the place of `save_checkpoint`: waits until it is let go, and notes how many write at once."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.num_writing = self.most = 0
+        self.steps: list[int] = []
+
+    def __call__(self, directory: Path, checkpoint: Checkpoint, model: nn.Module) -> Path:
+        self.num_writing += 1
+        self.most = max(self.most, self.num_writing)
+        assert self.let_go.wait(60)
+        self.steps.append(checkpoint.step)
+        self.num_writing -= 1
+        return save_checkpoint(directory, checkpoint, model)
+
+
+class LetGo(Callback):
+    """Lets go of what is being written at a step."""
+
+    def __init__(self, slow: Slow, step: int) -> None:
+        self.slow, self.step = slow, step
+        self.written_before: list[int] = []
+
+    def on_step_begin(self, step: int) -> None:
+        if step == self.step:
+            self.written_before = list(self.slow.steps)
+            self.slow.let_go.set()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    monkeypatch.setattr(module, "save_checkpoint", slow)
+    letting_go = LetGo(slow, step=8)
+    saving = CheckpointCallback(tmp_path, 5, max_checkpoints=9, background=True)
+    trainer = Trainer(TinyModel(), make_config(), [saving, letting_go])
+    trainer.train(TinySampler())
+    assert letting_go.written_before == []  # steps 6 and 7 did not wait for the checkpoint of step 5
+    assert slow.steps == [5, 10, 15, 20]
+    assert slow.most == 1
+    assert steps_in(tmp_path) == [5, 10, 15, 20]  # training ended when all was written
+    whole = Trainer(TinyModel(), make_config(), [CheckpointCallback(tmp_path / "whole", 5, max_checkpoints=9)])
+    whole.train(TinySampler())
+    for step in (5, 20):  # the step's own state, whatever training did to it meanwhile
+        name = f"step_{step:08d}/model.safetensors"
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_fails_in_the_background_is_told_at_a_later_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> Path:
+        raise FileError("no room")
+
+    steps = []
+
+    class Watching(Callback):
+        order = Order.RECORD
+
+        def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
+            if step == 10:
+                monkeypatch.setattr(module, "save_checkpoint", save_checkpoint)
+            steps.append(step)
+
+    monkeypatch.setattr(module, "save_checkpoint", fail)
+    trainer = Trainer(TinyModel(), make_config(), [CheckpointCallback(tmp_path, 5, background=True), Watching()])
+    with pytest.warns(UserWarning, match=r"no room Training is not affected") as caught:
+        trainer.train(TinySampler())
+    assert len(caught) == 1
+    assert steps_in(tmp_path) == [10, 15, 20]
+    assert len(steps) == 20
+
+
+def test_a_mistake_in_the_background_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> Path:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(module, "save_checkpoint", fail)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        train(tmp_path, save_interval=5, background=True)
+
+
+def test_what_a_kill_left_undone_is_done_on_resume(tmp_path: Path) -> None:
+    train(tmp_path, save_interval=5, max_checkpoints=9, monitor="error")
+    best = (tmp_path / "best.json").read_text()
+    (tmp_path / "best.json").unlink()
+    with pytest.warns(UserWarning, match="Nothing to train"):
+        train(tmp_path, resume_from=tmp_path, save_interval=5, max_checkpoints=1, monitor="error")
+    assert (tmp_path / "best.json").read_text() == best
+    assert steps_in(tmp_path) == sorted({json.loads(best)["step"], 20})
+
+
+@pytest.mark.parametrize("kind", [CheckpointCallback, LoggingCallback])
+def test_two_processes_cannot_train_into_one_folder(tmp_path: Path, kind: type[Callback]) -> None:
+    (tmp_path / ".lock").write_text('{"pid": 12345, "host": "elsewhere", "command": "train"}')
+    descriptor = os.open(tmp_path / ".lock", os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"torn')
+    trainer = Trainer(TinyModel(), make_config(), [kind(tmp_path)])  # type: ignore[call-arg]
+    with pytest.raises(FileError, match=r"is in use by process 12345 on 'elsewhere'"):
+        trainer.train(TinySampler())
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"torn'
+    os.close(descriptor)
+    trainer.train(TinySampler())
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_best_step_that_is_none_is_refused() -> None:
+    for state in ({"best_step": "../x", "best_value": 1.0}, {"best_step": 3, "best_value": None}):
+        with pytest.raises(DataError, match="best checkpoint cannot be step"):
+            CheckpointCallback().load_state_dict(state)

@@ -52,6 +52,7 @@ FREE_BYTES = 256 << 20  # what any file may take
 MAX_ROW_BYTES = 32 << 20  # of one step's observation
 
 _FORMAT = 1
+_MAX_NUMBER = 1 << 53  # of steps, say; beyond it not every number can be told in float64
 _HOW_TO_SAVE = "See docs/data.md for the keys, and save with np.savez(path, obs=..., actions=..., ...)."
 
 
@@ -218,7 +219,12 @@ class Recording:
     def _number(self, key: str) -> int:
         member = self._members[key]
         value = self._archive.read(member).reshape(-1) if math.prod(member.shape) == 1 else np.zeros(0)
-        if value.size != 1 or not np.isfinite(value[0]) or value[0] != int(value[0]) or value[0] < 1:
+        if (
+            value.size != 1
+            or not np.isfinite(value[0])
+            or value[0] != int(value[0])
+            or not 1 <= value[0] <= _MAX_NUMBER
+        ):
             raise DataError(f"{self._path}: {key} must be one whole number of at least 1. Save {key}=np.array(...).")
         return int(value[0])
 

@@ -14,7 +14,7 @@ from worldline.batch import Batch, Obs
 from worldline.config import from_dict
 from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
-from worldline.models.base import Trajectory, WorldModel
+from worldline.models.base import Trajectory, WorldModel, build_outline, load_weights
 from worldline.models.observations import blank, named_obs
 from worldline.models.tdmpc2 import official
 from worldline.models.tdmpc2.acting import ActorState, TaskPolicy, plan, reset
@@ -24,6 +24,7 @@ from worldline.models.tdmpc2.networks import Networks
 from worldline.models.tdmpc2.segments import Segments, batch_tasks, cut
 from worldline.ops.masking import masked_mean
 from worldline.protocols import ParamGroup
+from worldline.tensor_files import check_tensors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,8 +80,12 @@ class TDMPC2(WorldModel):
         """
         tensors = official.read_checkpoint(path)
         config = from_dict(TDMPC2Config, {**official.infer_settings(tensors), **settings}, where=str(path))
+        ours = official.to_ours(tensors)
+        # The shapes are compared before any memory is taken for them: the file may claim what it likes.
+        outline = build_outline(lambda: cls(config), num_tensors=len(ours))
+        check_tensors(outline.net, ours, where=str(path))
         model = cls(config)
-        official.load_official(model, tensors, where=str(path))
+        load_weights(model.net, ours, where=str(path))
         return model.eval()
 
     def export_official(self, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import pickletools
 import re
+import struct
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +21,7 @@ import torch
 from torch import Tensor
 
 from worldline.errors import DataError, FileError
-from worldline.files import replacing
-from worldline.models.base import load_weights
+from worldline.files import regular_size, replacing
 
 if TYPE_CHECKING:
     from worldline.models.tdmpc2.model import TDMPC2
@@ -31,6 +33,21 @@ _ENSEMBLES = {"_Qs.params": "q", "_target_Qs_params": "target_q"}
 _CONVS = (2, 4, 6, 8)  # places of the convolutions in the official image encoder
 _STATE_DIM = "_encoder.state.0.weight"
 
+_MAX_DIRECTORY_BYTES = 1 << 20  # of the archive that a checkpoint is
+_MAX_PICKLE_BYTES = 1 << 18  # which names the tensors; usual are 20,000
+_MAX_MEMBERS = 1000  # of an ensemble, and of tasks
+_STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+_NAMED = {  # what the pickle may name: what tensors are made of
+    "collections OrderedDict",
+    "torch Size",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_meta_tensor_no_storage",  # placeholders
+    *(f"torch {kind}" for kind in ("float64", "float32", "float16", "bfloat16", "int64", "bool")),
+    *(f"torch {kind}Storage" for kind in _STORAGES),
+}
+_BY_VALUE = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}  # name things otherwise
+
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return the tensors of an official checkpoint by their names in the present layout, without placeholders.
@@ -40,9 +57,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     file = Path(path)
     try:
+        _check_archive(file)
         document = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (*_UNREADABLE, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise FileError(
             f"Cannot read {file} as a checkpoint of TD-MPC2: {reason}. Give a file that the official code saved; "
             "nothing in it but tensors is read."
@@ -55,7 +73,55 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if isinstance(value, Tensor) and ".module." not in str(name) and not str(name).startswith("_detach_")
     }
-    return {name: value for name, value in found.items() if not name.split(".")[-1].startswith("__")}
+    found = {name: value for name, value in found.items() if not name.split(".")[-1].startswith("__")}
+    for name, tensor in found.items():
+        # One that is empty, or says the same number again and again, has any shape that it likes.
+        is_held = tensor.layout is torch.strided and not tensor.is_meta and tensor.numel() > 0
+        if not is_held or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise FileError(f"{file} does not hold the numbers of the tensor {name[:80]!r}. Give an intact checkpoint.")
+    return found
+
+
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile)
+
+
+def _check_archive(file: Path) -> None:
+    """Check that an archive is as `torch.save` writes it: torch takes memory for whatever it claims.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile: It is not.
+    """
+    size = regular_size(file)
+    with file.open("rb") as stream:
+        stream.seek(max(0, size - 98))
+        tail = stream.read()
+        start = tail.rfind(b"PK\5\6")
+        end = tail[start:]
+        if start < 0 or len(end) != 22:
+            raise ValueError("it is no zip archive, or an older format of torch's, or it was cut off")
+        (directory_bytes,) = struct.unpack("<L", end[12:16])
+        if directory_bytes == 0xFFFFFFFF and tail[:4] == b"PK\6\6":  # a 64-bit end record
+            (directory_bytes,) = struct.unpack("<Q", tail[40:48])
+        if directory_bytes > _MAX_DIRECTORY_BYTES:
+            raise ValueError(f"its table of contents claims {directory_bytes:,} bytes")
+        with zipfile.ZipFile(stream) as archive:
+            infos = archive.infolist()
+            if any(info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in infos):
+                raise ValueError("it is compressed, which torch.save never does")
+            if sum(info.file_size for info in infos) > size:
+                raise ValueError("its members overlap")
+            for info in infos:
+                if info.filename.endswith(".pkl"):
+                    if info.file_size > _MAX_PICKLE_BYTES:
+                        raise ValueError(f"{info.filename[:80]} has {info.file_size:,} bytes")
+                    _check_names(archive.read(info))
+
+
+def _check_names(content: bytes) -> None:
+    """Check that a pickle names nothing but what tensors are made of. It is read, not run."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in _BY_VALUE or (opcode.name == "GLOBAL" and argument not in _NAMED):
+            raise ValueError(f"it names {str(argument or opcode.name)[:80]!r}, which is no part of a tensor")
 
 
 def _renamed(name: str) -> str:
@@ -82,6 +148,8 @@ def infer_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         latent = len(tensors["_dynamics.2.weight"])
         num_q = len(tensors["_Qs.params.0.weight"])
         num_bins = len(tensors["_reward.2.weight"])
+        if max(num_q, num_tasks) > _MAX_MEMBERS:
+            raise ValueError(f"an ensemble of {num_q} for {num_tasks} tasks")
         action_dim = len(tensors["_pi.2.weight"]) // 2
         settings: dict[str, Any] = {
             "latent": latent,
@@ -95,7 +163,7 @@ def infer_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         }
     except (KeyError, ValueError) as error:
         raise DataError(
-            f"The checkpoint's tensors are not those of TD-MPC2: {error} is missing or misshapen."
+            f"The checkpoint's tensors are not those of TD-MPC2: {error} is missing or misshapen. Give an intact one."
         ) from error
     if width != latent + action_dim + task_dim:
         raise DataError(
@@ -121,20 +189,16 @@ def _encoder_settings(tensors: Mapping[str, Tensor], task_dim: int) -> dict[str,
     return {"obs_shape": (frames, 64, 64), "image_channels": channels}
 
 
-def load_official(model: TDMPC2, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy a checkpoint's tensors into the model.
-
-    Raises:
-        DataError: A tensor is missing, unknown or of another shape.
-    """
+def to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors by our names; by their own where they are unknown."""
     known = {"log_std_min", "log_std_dif", "_action_masks"}
     ours: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name not in known:
             ours |= _ours(name, tensor)
-    if model.net.task_embedding is not None:
+    if "task_embedding" in ours:
         ours["task_embedding"] = torch.renorm(ours["task_embedding"], 2, 0, 1.0)
-    load_weights(model.net, ours, where=where)
+    return ours
 
 
 def to_official(model: TDMPC2) -> dict[str, Tensor]:

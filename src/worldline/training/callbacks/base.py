@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from worldline.errors import DataError, WorldlineError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -64,3 +66,20 @@ def named(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback]]:
         name = type(callback).__name__
         counts[name] = counts.get(name, 0) + 1
         yield (name if counts[name] == 1 else f"{name}#{counts[name]}"), callback
+
+
+def restore_callback(callback: Callback, state: Any, *, where: str) -> None:
+    """Give a callback the state that a checkpoint has of it.
+
+    Raises:
+        DataError: It is not what the callback once saved.
+    """
+    try:
+        callback.load_state_dict(state)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, WorldlineError):
+            raise
+        raise DataError(
+            f"{where} cannot go on from what was saved ({error!r}). Resume with the same callbacks, or from an older "
+            "checkpoint."
+        ) from error

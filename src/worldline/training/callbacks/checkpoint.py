@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
-import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from worldline.errors import ConfigError, nearest
+from worldline.errors import ConfigError, DataError, FileError, nearest, shown
 from worldline.files import set_aside, write_atomically
+from worldline.lock import FolderLock
 from worldline.training.callbacks.base import Callback, Order
-from worldline.training.checkpoint import list_checkpoints, remove_unfinished, save_checkpoint, step_of
+from worldline.training.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    remove_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+    step_of,
+)
 from worldline.training.metrics import check_monitor, is_result, named_results, to_floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Best: TypeAlias = "tuple[int | None, float | None]"  # step and value
+
 _BEST = "best.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A save that is being written in the background."""
+
+    step: int
+    former_best: Best  # what was best before it
+    result: Future[FileError | None]
 
 
 class CheckpointCallback(Callback):
     """Writes `output_dir/step_NNNNNNNN` every `save_interval` steps and when training ends (not after an error).
 
     Checkpoints of another run, or of steps beyond the one that is resumed, are moved to `output_dir/superseded_*`
-    when training begins; they are never deleted.
+    when training begins; they are never deleted. While training runs, no other process may write into the folder.
+
+    A checkpoint that cannot be written (the disk is full) is a warning: training goes on, older checkpoints are as they
+    were, and the next save is tried at the next interval. That of the last step is an error; the trainer still has
+    everything, and `trainer.train(data)` tries to save it again.
 
     Args:
         output_dir: The folder of checkpoints.
@@ -37,6 +61,11 @@ class CheckpointCallback(Callback):
             evaluation, of which the newest counts when a checkpoint is saved; there is no best before the first.
             `best.json` names the checkpoint. None for no best.
         mode: Whether a low ("min") or a high ("max") metric is good.
+        background: Write while training goes on: a save then only takes the time of copying all tensors to the CPU's
+            memory, which must have room for them. One is written at a time; training ends when the last is.
+
+    Raises:
+        ConfigError: A number is out of range.
     """
 
     order = Order.SAVE
@@ -48,6 +77,7 @@ class CheckpointCallback(Callback):
         max_checkpoints: int = 3,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
+        background: bool = False,
     ) -> None:
         if max_checkpoints < 1 or (save_interval is not None and save_interval < 1) or mode not in ("min", "max"):
             raise ConfigError(
@@ -59,15 +89,33 @@ class CheckpointCallback(Callback):
         self.max_checkpoints = max_checkpoints
         self.monitor = monitor
         self.mode = mode
+        self.background = background
         self.best_step: int | None = None
         self.best_value: float | None = None
         self._saved_step: int | None = None  # the newest checkpoint here that is of this run
+        self._asked_step: int | None = None  # the last one that was to be saved
+        self._error: FileError | None = None  # why it could not be
         self._results: dict[str, float] = {}  # the newest of evaluations, by name
         self._has_warned = False  # that the monitor is not among them
         self._losses: Mapping[str, Tensor] = {}
+        self._lock = FolderLock(self.output_dir)
+        self._thread: ThreadPoolExecutor | None = None  # that writes in the background
+        self._pending: _Pending | None = None  # what it writes
 
     def on_train_begin(self) -> None:
-        """Put away what does not belong to this run."""
+        """Lock the folder, and put away what does not belong to this run.
+
+        Raises:
+            FileError: Another process writes into the folder, or it cannot be written to.
+        """
+        if self.trainer.ranks.is_main:
+            self._lock.acquire()
+        try:
+            self._put_away()
+        except OSError as error:
+            raise FileError(f"Cannot put away what is in {self.output_dir}: {error}. Choose another folder.") from error
+
+    def _put_away(self) -> None:
         if self.trainer.ranks.is_main:
             remove_unfinished(self.output_dir)
         if self.trainer.step == 0:
@@ -77,6 +125,7 @@ class CheckpointCallback(Callback):
         resumed = self.trainer.last_checkpoint
         if resumed is not None and resumed.parent.resolve() == self.output_dir.resolve():
             self._saved_step = step_of(resumed)
+        self._asked_step = self._saved_step
         if not self.trainer.ranks.is_main:  # files are the first process's
             return
         stale = [
@@ -90,6 +139,8 @@ class CheckpointCallback(Callback):
                 f"{self.output_dir} held {len(stale)} checkpoints that are not of this run. They are now in {folder}.",
                 stacklevel=2,
             )
+        if self._saved_step is not None:
+            self._warn_of(self._tidy(self.best_step, self.best_value))  # a kill may have come before that
 
     def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
         """Note the metrics, one of which may be monitored."""
@@ -100,15 +151,31 @@ class CheckpointCallback(Callback):
         self._losses = losses
         if self.monitor is not None:
             check_monitor(self.monitor, losses, callback="CheckpointCallback")
-        if step % (self.save_interval or self.trainer.config.save_interval) == 0:
-            self._save()
+        if self._pending is not None and self._pending.result.done():
+            self._warn_of(self._finish())
+        if step % self._interval == 0:
+            self._warn_of(self._finish())
+            self._warn_of(self._save(in_background=self.background))
 
     def on_train_end(self) -> None:
-        """Save the last step, unless it is saved or training failed."""
-        if self.trainer.status == "failed":
-            return
-        if self.trainer.step not in (0, self._saved_step):
-            self._save()
+        """Wait for what is being written, and save the last step, unless it is saved or training failed.
+
+        Raises:
+            FileError: The last step cannot be saved.
+        """
+        try:
+            self._warn_of(self._finish())
+            if self.trainer.status == "failed":
+                return
+            if self.trainer.step not in (0, self._asked_step):
+                self._warn_of(self._save(in_background=False))
+            if self._error is not None and self.trainer.step != self._saved_step:
+                raise self._error
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+                self._thread = None
+            self._lock.release()
         if self.monitor is not None and is_result(self.monitor) and self.best_value is None:
             self._warn_of_missing(f"up to step {self.trainer.step}")
 
@@ -117,24 +184,95 @@ class CheckpointCallback(Callback):
         return {"best_step": self.best_step, "best_value": self.best_value}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore which step is best so far."""
-        self.best_step, self.best_value = state["best_step"], state["best_value"]
+        """Restore which step is best so far.
 
-    def _save(self) -> None:
+        Raises:
+            DataError: It is no step.
+        """
+        step, value = state["best_step"], state["best_value"]
+        if (step, value) != (None, None) and not (isinstance(step, int) and isinstance(value, int | float)):
+            raise DataError(f"The best checkpoint cannot be step {shown(step)} with {shown(value)}. Use an older one.")
+        self.best_step, self.best_value = step, value
+
+    @property
+    def _interval(self) -> int:
+        return self.save_interval or self.trainer.config.save_interval
+
+    def _save(self, *, in_background: bool) -> FileError | None:
+        """Save the present step, or begin to, and return what went wrong."""
+        self._asked_step, self._error = self.trainer.step, None
+        former_best = self.best_step, self.best_value
         self._judge()
-        checkpoint = self.trainer.capture()  # which all processes do together
-        self._saved_step = self.trainer.step
-        if not self.trainer.ranks.is_main:
-            return
-        path = save_checkpoint(self.output_dir, checkpoint, self.trainer.model)
-        self.trainer.last_checkpoint = path
-        best = None if self.best_step is None else self.output_dir / f"step_{self.best_step:08d}"
-        if best is not None:
-            record = {"checkpoint": best.name, "step": self.best_step, self.monitor: self.best_value}
-            write_atomically(self.output_dir / _BEST, (json.dumps(record) + "\n").encode())
-        for old in list_checkpoints(self.output_dir)[: -self.max_checkpoints]:
-            if old != best:
-                shutil.rmtree(old)
+        best = self.best_step, self.best_value
+        try:
+            checkpoint = self.trainer.capture()
+        except FileError as error:  # a callback has files of its own: collected episodes
+            return self._fail(error, former_best)
+        if not self.trainer.ranks.is_main:  # of what all processes gathered, the first one writes
+            self._saved_step = self.trainer.step
+            return None
+        if in_background:
+            self._thread = self._thread or ThreadPoolExecutor(1, "checkpoints")
+            result = self._thread.submit(self._write, checkpoint.snapshot(), *best)
+            self._pending = _Pending(checkpoint.step, former_best, result)
+            return None
+        return self._note(checkpoint.step, former_best, lambda: self._write(checkpoint, *best))
+
+    def _finish(self) -> FileError | None:
+        """Wait until nothing is being written, and return what went wrong."""
+        if self._pending is None:
+            return None
+        pending = self._pending
+        error = self._note(pending.step, pending.former_best, pending.result.result)
+        self._pending = None
+        return error
+
+    def _note(self, step: int, former_best: Best, result: Callable[[], FileError | None]) -> FileError | None:
+        """Note what became of a save, and return what went wrong."""
+        try:
+            error = result()
+        except FileError as failure:
+            return self._fail(failure, former_best)
+        self.trainer.last_checkpoint = self.output_dir / f"step_{step:08d}"
+        self._saved_step = step
+        return error
+
+    def _fail(self, error: FileError, former_best: Best) -> FileError:
+        self.best_step, self.best_value = former_best
+        self._error = error
+        return error
+
+    def _write(self, checkpoint: Checkpoint, best_step: int | None, best_value: float | None) -> FileError | None:
+        """Write a checkpoint and delete those that it replaces, maybe in a thread: nothing here is of the present step.
+
+        What goes wrong once the checkpoint is there is returned.
+
+        Raises:
+            FileError: The checkpoint cannot be written.
+        """
+        save_checkpoint(self.output_dir, checkpoint, self.trainer.model)
+        return self._tidy(best_step, best_value)
+
+    def _tidy(self, best_step: int | None, best_value: float | None) -> FileError | None:
+        """Say which checkpoint is the best, delete those that are too many, and return what went wrong."""
+        best = None if best_step is None else self.output_dir / f"step_{best_step:08d}"
+        path = self.output_dir / _BEST
+        try:
+            if best is not None and self.monitor is not None:
+                record = {"checkpoint": best.name, "step": best_step, self.monitor: best_value}
+                content = (json.dumps(record) + "\n").encode()
+                if not path.is_file() or path.read_bytes() != content:
+                    write_atomically(path, content)
+            for old in list_checkpoints(self.output_dir)[: -self.max_checkpoints]:
+                if old != best:
+                    remove_checkpoint(old)
+        except OSError as error:
+            return FileError(f"{self.output_dir} has all checkpoints, but cannot be tidied: {error}")
+        return None
+
+    def _warn_of(self, error: FileError | None) -> None:
+        if error is not None:
+            warnings.warn(f"{error} Training is not affected, and later saves are tried as usual.", stacklevel=2)
 
     def _judge(self) -> None:
         """Decide whether the step about to be saved is the best one."""

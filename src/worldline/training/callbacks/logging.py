@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from worldline.config import to_dict
 from worldline.errors import ConfigError, missing_package
+from worldline.lock import FolderLock
 from worldline.memory import memory_in_use
 from worldline.training.callbacks.base import Callback, Order
 from worldline.training.callbacks.clock import TrainingClock
@@ -64,6 +65,7 @@ class LoggingCallback(Callback):
         self.use_tensorboard = use_tensorboard
         self.console = console
         self.measure = measure
+        self._lock: FolderLock | None = None
         self._writers: list[MetricWriter] = []
         self._evaluated: dict[str, float] = {}
         self._clock = TrainingClock()
@@ -73,9 +75,15 @@ class LoggingCallback(Callback):
         self._last_data_seconds = 0.0
 
     def on_train_begin(self) -> None:
-        """Open the files, at the step from which training goes on."""
+        """Open the files, at the step from which training goes on.
+
+        Raises:
+            FileError: Another process writes into the folder, or it cannot be written to.
+        """
         step = self.trainer.step
         if self.output_dir is not None:
+            self._lock = FolderLock(self.output_dir)
+            self._lock.acquire()
             self._writers.append(JsonlWriter(self.output_dir / "metrics.jsonl", step=step))
             wants_tensorboard = self.use_tensorboard
             if wants_tensorboard is None:
@@ -114,6 +122,8 @@ class LoggingCallback(Callback):
         writers, self._writers = self._writers, []
         for writer in writers:
             writer.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def state_dict(self) -> dict[str, Any]:
         """Return how long the run has trained."""
