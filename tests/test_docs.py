@@ -19,7 +19,7 @@ from worldline.models.dreamerv3 import SIZES, DreamerV3Config
 DOCS = Path(__file__).parents[1] / "docs"
 
 # Per document, how many Python blocks it has: a parser that finds fewer has lost some.
-PYTHON = {"data.md": 1, "envs.md": 2, "models.md": 8, "tdmpc2.md": 3, "training.md": 5}
+PYTHON = {"cluster.md": 1, "data.md": 1, "envs.md": 2, "models.md": 8, "tdmpc2.md": 3, "training.md": 5}
 
 SHRINK = [
     (r"total_steps=[\d_]+", "total_steps=2, batch_size=2, sequence_length=8"),
@@ -38,9 +38,12 @@ COMPARE = ["--set", "tdmpc2.units=8", "--set", "tdmpc2.batch_size=2", "--episode
 
 @pytest.mark.filterwarnings("ignore:Nothing to train")
 @pytest.mark.parametrize("name", PYTHON)
-def test_python_blocks_run_in_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_python_blocks_run_in_order(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```$", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    text = (DOCS / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) == PYTHON[name]
     namespace: dict[str, object] = {}
     if name == "training.md":  # begins with a model and data at hand
@@ -52,6 +55,8 @@ def test_python_blocks_run_in_order(name: str, tmp_path: Path, monkeypatch: pyte
         for pattern, replacement in SHRINK:
             code = re.sub(pattern, replacement, code)
         exec(compile(code, name, "exec"), namespace)
+    if name == "cluster.md":  # shows what its calculation prints
+        assert f"```text\n{capsys.readouterr().out}```" in text
 
 
 def test_commands_do_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -110,6 +110,17 @@ class Batch:
         return self.map(lambda tensor: tensor.to(target, non_blocking=non_blocking))
 
 
+def share(num_windows: int, rank: int, num_ranks: int) -> slice:
+    """Return which windows of a batch are those of process `rank`; no process has two more than another.
+
+    >>> [share(16, rank, 3) for rank in range(3)]
+    [slice(0, 6, None), slice(6, 11, None), slice(11, 16, None)]
+    """
+    size, left_over = divmod(num_windows, num_ranks)
+    first = rank * size + min(rank, left_over)
+    return slice(first, first + size + (rank < left_over))
+
+
 _FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
 
 

@@ -60,7 +60,12 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Seekable(Protocol):
-    """A sampler whose order is a function of (seed, step): what exact resume needs."""
+    """A sampler whose order is a function of (seed, step): what exact resume needs.
+
+    Where several processes train, `seek` may also take `rank` and `num_ranks`, as `ReplayBuffer` does: the next
+    `sample` then draws the whole batch and gathers only the windows `batch.share(batch_size, rank, num_ranks)` of it.
+    A sampler that does not take them gathers the whole batch in every process, and the trainer keeps each one's share.
+    """
 
     def seek(self, *, seed: int, step: int) -> None:
         """Make the next `sample` the one that belongs to optimiser step `step` (0-based) under `seed`.

@@ -102,7 +102,7 @@ def test_warmup_and_every_schedule_by_hand(schedule: str, final_rate: float, exp
 
 
 def test_what_a_resumed_run_may_change() -> None:
-    common = {"eval_interval", "device", "on_anomaly", "max_anomalies"}
+    common = {"eval_interval", "device", "strategy", "on_anomaly", "max_anomalies"}
     intervals = {"log_interval", "save_interval"}
     assert free_settings(TrainingConfig()) == common | intervals | {"total_steps"}
     assert free_settings(TrainingConfig(schedule="linear")) == common | intervals

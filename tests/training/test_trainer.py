@@ -328,8 +328,8 @@ def test_a_signal_finishes_the_step_saves_and_leaves(
 
 def test_a_second_ctrl_c_acts_at_once(tmp_path: Path) -> None:
     def twice(trainer: Trainer[TinyModel]) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     trainer = Trainer(TinyModel(), make_config(), [At(6, twice), CheckpointCallback(tmp_path)])
     with pytest.raises(KeyboardInterrupt):

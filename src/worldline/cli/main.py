@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": Command(module="demo", summary="Learn CartPole from random play alone, and show that it worked."),
     "collect": Command(module="collect", summary="Record episodes of an environment into a data file."),
     "train": Command(module="train", summary="Train a model on a data file, or online in an environment."),
+    "launch": Command(module="launch", summary="Train in several processes, of one host or of several."),
     "eval": Command(module="evaluate", summary="Run a trained model in an environment."),
     "compare": Command(module="compare", summary="Train several models on one data file and hold them side by side."),
     "inspect": Command(
@@ -142,7 +143,9 @@ def _tell(text: str, *, style: str) -> None:
 
 def _interrupted(arguments: Sequence[str], status: int) -> int:
     message = "Interrupted."
-    if arguments[0] in ("train", "demo", "compare"):
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher says it, once
+        return status
+    if arguments[0] in ("train", "launch", "demo", "compare"):
         again = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
         program = "worldline" if shutil.which("worldline") else sys.argv[0]
         message = f"Interrupted. Go on where it stopped with: {program} {shlex.join(again)}"

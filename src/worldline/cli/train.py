@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import tempfile
 import warnings
@@ -71,15 +72,24 @@ class TrainOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    options, settings = _parse(arguments)
-    from worldline.cli.terminal import results  # not before --help is answered
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and "--resume" not in arguments:
+        arguments = [*arguments, "--resume"]  # torchrun has started this process again
+    options, settings = parse_arguments(arguments)
+    from worldline.cli.terminal import progress, results  # not before --help is answered
+    from worldline.training.distributed import join
 
-    runs.check_folder(options.out, resume=options.resume)
+    ranks = join()
+    progress.quiet = results.quiet = not ranks.is_main
+    ranks.first(lambda: runs.check_folder(options.out, resume=options.resume))
     set_num_threads(options.num_threads)
     command = f"worldline train {shlex.join(arguments)}"
     if not options.fast_dev_run:
-        with FolderLock(options.out):
+        lock = FolderLock(options.out)
+        ranks.first(lock.acquire)
+        try:
             results.print(_train(options, settings, command), soft_wrap=True)
+        finally:
+            lock.release()
         return
     with tempfile.TemporaryDirectory(prefix="worldline-") as folder:
         _train(_shortened(options, Path(folder)), settings, command)
@@ -94,6 +104,7 @@ def _train(options: TrainOptions, settings: Mapping[str, Any], command: str) -> 
     from worldline.cli.terminal import progress
     from worldline.models.base import num_trained
     from worldline.training.callbacks import ProfilerCallback
+    from worldline.training.distributed import join
 
     buffer = _open_data(options)
     run = TrainingRun(
@@ -113,6 +124,8 @@ def _train(options: TrainOptions, settings: Mapping[str, Any], command: str) -> 
     progress.print(f"{options.model}: {parameters:,} parameters; {'; '.join(sources)}", soft_wrap=True)
     callbacks = [ProfilerCallback(options.out)] if options.profile else []
     done = run.train(model, buffer, callbacks, limit_steps=options.limit_steps)
+    if not join().is_main:
+        return ""
     report = write_training_report(options.out, config)
     total = options.training.total_steps
     if done < total:
@@ -149,6 +162,7 @@ class TrainingRun:
             ConfigError: The model or a setting is unknown, or the run in the folder was begun differently.
         """
         from worldline.config import to_dict
+        from worldline.training.distributed import join
 
         model = build_model(self.model, buffer.spec, self.settings, seed=self.training.seed)
         config = runs.RunConfig(
@@ -166,6 +180,11 @@ class TrainingRun:
             versions=runs.versions(),
             num_threads=self.num_threads,
         )
+        command = join().first(lambda: self._write_config(config, resume=resume))
+        return model, dataclasses.replace(config, command=command)
+
+    def _write_config(self, config: runs.RunConfig, *, resume: bool) -> str:
+        """Write `config.yaml`, or check it if it is there; return the command that began the run."""
         if resume and (self.out / runs.CONFIG).is_file() and runs.is_begun(self.out):
             saved = runs.read_config(self.out / runs.CONFIG, runs.RunConfig)
             runs.check_resumed(saved, config, out=self.out)
@@ -178,7 +197,7 @@ class TrainingRun:
         runs.write_config(self.out / runs.CONFIG, config)
         if not runs.is_begun(self.out):
             (self.out / runs.METRICS).unlink(missing_ok=True)  # without a line, or without a whole one
-        return model, config
+        return config.command
 
     def train(
         self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = (), *, limit_steps: int = 0
@@ -190,10 +209,12 @@ class TrainingRun:
         """
         from worldline.cli.terminal import progress
         from worldline.training.callbacks import CheckpointCallback, ProgressCallback
+        from worldline.training.distributed import join
         from worldline.training.trainer import Trainer
 
         checkpoints = self.out / runs.CHECKPOINTS
-        done = runs.steps_done(self.out)
+        ranks = join()
+        done = ranks.first(lambda: runs.steps_done(self.out))
         data, logging, more = self._open_data(model, buffer)
         callbacks = [logging, CheckpointCallback(checkpoints), *more, *callbacks]
         with warnings.catch_warnings():
@@ -205,7 +226,7 @@ class TrainingRun:
             trainer = Trainer(model, self.training, callbacks)
             num_steps = min(limit_steps, self.training.total_steps - done) if limit_steps else None
             trainer.train(data, num_steps, checkpoints if done else None)
-        if trainer.step >= self.training.total_steps or trainer.status == "stopped":
+        if ranks.is_main and (trainer.step >= self.training.total_steps or trainer.status == "stopped"):
             self._save_final(model, trainer)
         return trainer.step
 
@@ -222,9 +243,12 @@ class TrainingRun:
     def _open_data(self, model: Model, buffer: ReplayBuffer) -> tuple[Sampler, Callback, list[Callback]]:
         """Return what is trained on, what logs it, and the callbacks that online data needs."""
         from worldline.training.callbacks import DataCallback, EvaluationCallback, LoggingCallback
+        from worldline.training.distributed import join
 
         if self.online is None:
             return buffer, LoggingCallback(self.out, console=False), []
+        if self.training.strategy == "fsdp" and not join().is_alone:
+            raise ConfigError("With --env, every process acts with the whole model. Use --strategy ddp.")
         sampler = online.open_sampler(self.online, model, buffer, seed=self.training.seed, out=self.out)
         callbacks: list[Callback] = [DataCallback(sampler)]
         if self.online.eval_episodes:
@@ -271,7 +295,7 @@ def _open_data(options: TrainOptions) -> ReplayBuffer:
     return loaded
 
 
-def _parse(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
+def parse_arguments(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
     """Return the options, checked, and the model's settings.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -52,5 +53,10 @@ def main(arguments: Sequence[str]) -> None:
             import webbrowser
 
             webbrowser.open(url)
+        # Ctrl-C is for the main thread, which does nothing else: code that it interrupts might swallow it.
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
         with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+            serving.join()
+        if serving.is_alive():
+            server.shutdown()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldline.batch import Batch, BatchRequest
+from worldline.batch import Batch, BatchRequest, share
 from worldline.data.block import EpisodeBlock
 from worldline.data.encode import (
     convert,
@@ -85,6 +85,7 @@ class ReplayBuffer:
         self._windows: dict[tuple[int, bool], Windows] = {}  # by number of rows and whether padded
         self._seed = 0
         self._step = 0
+        self._place = (0, 1)  # which process's share to gather: its rank, and how many there are
 
     def __len__(self) -> int:
         return self.num_transitions
@@ -207,19 +208,22 @@ class ReplayBuffer:
             batch_size, seq_len, device = request.batch_size, request.seq_len, request.device
         windows = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len, pad_end)
         drawn = windows.draw(positive("batch_size", batch_size), seed=self._seed, step=self._step)
-        batch = self._batch(windows.gather(drawn), device)
+        batch = self._batch(windows.gather(drawn[share(batch_size, *self._place)]), device)
         self._step += 1
         return batch
 
-    def seek(self, *, seed: int, step: int) -> None:
+    def seek(self, *, seed: int, step: int, rank: int = 0, num_ranks: int = 1) -> None:
         """Make the next `sample` the one of `step` (0-based) under `seed`. A new buffer stands at seed 0, step 0.
 
+        Of several processes, each gets its share of the windows that one alone would get: `batch.share` of them.
+
         Raises:
-            ConfigError: One of them is negative.
+            ConfigError: One of them is negative, or there is no such process.
         """
-        if seed < 0 or step < 0:
-            raise ConfigError(f"seek got seed {seed} and step {step}; expected numbers from 0 on.")
-        self._seed, self._step = int(seed), int(step)
+        if seed < 0 or step < 0 or not 0 <= rank < num_ranks:
+            got = f"seed {seed}, step {step}, rank {rank} of {num_ranks}"
+            raise ConfigError(f"seek got {got}; expected numbers from 0 on, and a rank below their number.")
+        self._seed, self._step, self._place = int(seed), int(step), (int(rank), int(num_ranks))
 
     def episodes(self) -> Iterator[Episode]:
         """Return an iterator over copies of the episodes, oldest first, with actions as they are stored."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
+from worldline.config import to_dict
 from worldline.errors import ConfigError
 
 
@@ -31,6 +33,7 @@ class TrainingConfig:
     save_interval: int = 10_000  # steps between two checkpoints
     device: str = "auto"  # "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps"
     seed: int = 42  # of the data order and of torch's default generators
+    strategy: Literal["ddp", "fsdp"] = "ddp"  # of several processes: each has the whole model, or a part of it
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the loss, by torch.autocast; weights stay float32
     num_micro_batches: int = 1  # pieces that a batch is cut into, one after the other, to save memory
     ema_decay: float | None = None  # of a moving average of the weights, in (0, 1), such as 0.999; None keeps none
@@ -79,6 +82,7 @@ class TrainingConfig:
 
 _CHOICES = {
     "schedule": ("constant", "linear", "cosine"),
+    "strategy": ("ddp", "fsdp"),
     "precision": ("fp32", "bf16", "fp16"),
     "on_anomaly": ("stop", "skip", "rollback"),
 }
@@ -91,10 +95,21 @@ def free_settings(config: TrainingConfig) -> frozenset[str]:
     stopped may go on without it. `total_steps` is one of them where the schedule is constant; a falling learning rate
     depends on where it ends. On an accelerator, where a rollback leads to depends on when losses are looked at.
     """
-    free = {"eval_interval", "device", "on_anomaly", "max_anomalies"}
+    free = {"eval_interval", "device", "strategy", "on_anomaly", "max_anomalies"}
     if config.on_anomaly != "rollback" or config.device == "cpu":
         free |= {"log_interval", "save_interval"}
     return frozenset(free | {"total_steps"} if config.schedule == "constant" else free)
+
+
+def changed_settings(saved: Mapping[str, Any], config: TrainingConfig) -> list[str]:
+    """Return which settings of `config` that a run depends on are not those of `saved`, as a dict has them."""
+    saved = to_dict(TrainingConfig()) | dict(saved)  # what an older version did not have was as it is by default
+    free = free_settings(config)
+    return [
+        f"{name} {saved.get(name)!r} -> {value!r}"
+        for name, value in to_dict(config).items()
+        if name not in free and saved.get(name) != value
+    ]
 
 
 def fast_dev_config(config: TrainingConfig) -> TrainingConfig:

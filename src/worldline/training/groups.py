@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,13 +17,20 @@ _CPU_CHUNK = 1 << 17  # elements per pass of LaProp: values, gradients and momen
 _AGC_MIN_NORM = 1e-3  # parameters below this norm are clipped as if they had it, so that zeros can grow
 
 
+# From the norms of what this process has of some tensors to those of the whole tensors.
+WholeNorms: TypeAlias = Callable[[Tensor], Tensor]
+
+
 class FlatGroup(abc.ABC):
     """One parameter group: its flat parameters, the state of its update rule, and its clipping."""
 
     state_names: ClassVar[tuple[str, ...]]
 
-    def __init__(self, settings: ParamGroup, names: Sequence[str], *, weight_decay: float) -> None:
+    def __init__(
+        self, settings: ParamGroup, names: Sequence[str], *, weight_decay: float, whole_norms: WholeNorms | None = None
+    ) -> None:
         self.settings = settings
+        self.whole_norms = whole_norms
         self.names = tuple(names)
         self.weight_decay = weight_decay if settings.weight_decay is None else settings.weight_decay
         self.num_updates = 0
@@ -65,8 +72,8 @@ class FlatGroup(abc.ABC):
         """Return the norm of the group's gradients `[]`, and with adaptive clipping also each tensor's `[K]`."""
         self.flat.collect()
         if self.settings.agc == 0:
-            return torch.linalg.vector_norm(self.flat.grads), None
-        norms = torch.stack(torch._foreach_norm(self.flat.grad_views))
+            return self._whole(torch.linalg.vector_norm(self.flat.grads)), None
+        norms = self._whole(torch.stack(torch._foreach_norm(self.flat.grad_views)))
         return torch.linalg.vector_norm(norms), norms
 
     def step(
@@ -97,7 +104,7 @@ class FlatGroup(abc.ABC):
         factor = None if divisor is None else 1 / divisor
         if factor is not None:
             grad_norms = grad_norms * factor
-        value_norms = torch.stack(torch._foreach_norm(self.flat.value_views))
+        value_norms = self._whole(torch.stack(torch._foreach_norm(self.flat.value_views)))
         largest = self.settings.agc * value_norms.clamp_min(_AGC_MIN_NORM)
         factors = 1 / (grad_norms / largest).clamp_min(1.0)  # [K]
         if factor is not None:
@@ -105,6 +112,13 @@ class FlatGroup(abc.ABC):
         if scale is not None:
             factors = factors / scale
         torch._foreach_mul_(self.flat.grad_views, list(factors.unbind()))
+
+    def is_finite(self) -> bool:
+        """Return whether all values are finite. Waits for the device."""
+        return bool(self._whole(torch.linalg.vector_norm(self.flat.values)).isfinite())
+
+    def _whole(self, norms: Tensor) -> Tensor:
+        return norms if self.whole_norms is None else self.whole_norms(norms)
 
     def named_state(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, view) of the state of every parameter, shaped as the parameter is."""

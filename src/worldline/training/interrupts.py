@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -33,5 +32,5 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             signal.signal(number, self._previous[signal.Signals(number)])
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)  # to this thread, at once
         self.received = signal.Signals(number)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from worldline.errors import ConfigError, DataError
 from worldline.protocols import ParamGroup
-from worldline.training.groups import AdamWGroup, FlatGroup, LaPropGroup
+from worldline.training.groups import AdamWGroup, FlatGroup, LaPropGroup, WholeNorms
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class Optimizer:
 
     def is_finite(self) -> bool:
         """Return whether all values are finite. Waits for the device."""
-        return all(bool(torch.linalg.vector_norm(group.flat.values).isfinite()) for group in self.groups)
+        return all(group.is_finite() for group in self.groups)
 
     def buffers(self) -> list[Tensor]:
         """Return the flat buffers of all weights and moments, those in use."""
@@ -170,6 +170,21 @@ def build_optimizer(
         ConfigError: The groups are empty, overlap, mix devices or dtypes, or have settings that cannot be.
     """
     names = {id(param): name for name, param in model.named_parameters()}
+    return Optimizer(build_groups(names, groups, weight_decay=weight_decay), grad_clip=grad_clip)
+
+
+def build_groups(
+    names: Mapping[int, str],
+    groups: Sequence[ParamGroup],
+    *,
+    weight_decay: float,
+    whole_norms: WholeNorms | None = None,
+) -> list[FlatGroup]:
+    """Build the groups of an optimiser; `names` are those of the model's parameters by `id`.
+
+    Raises:
+        ConfigError: See `build_optimizer`.
+    """
     seen: dict[int, str] = {}
     built: list[FlatGroup] = []
     for group in groups:
@@ -179,12 +194,13 @@ def build_optimizer(
             continue
         settings = dataclasses.replace(group, params=trained)
         algorithm = _ALGORITHMS[group.algorithm]
-        built.append(algorithm(settings, [names[id(param)] for param in trained], weight_decay=weight_decay))
+        trained_names = [names[id(param)] for param in trained]
+        built.append(algorithm(settings, trained_names, weight_decay=weight_decay, whole_norms=whole_norms))
     if not built:
         raise ConfigError("The model has no parameter to train: param_groups() is empty or all of it is frozen.")
     if len({group.settings.name for group in built}) < len(built):
         raise ConfigError("Two parameter groups have the same name. Give each group of param_groups() its own.")
-    return Optimizer(built, grad_clip=grad_clip)
+    return built
 
 
 def _check_group(

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from worldline.batch import Batch, BatchRequest
+from worldline.batch import Batch, BatchRequest, share
 from worldline.errors import ConfigError, DataError
 from worldline.protocols import Sampler, Seekable
 
@@ -26,19 +26,18 @@ Data: TypeAlias = Sampler | RequestSampler | Iterable[Batch]
 
 
 class Source:
-    """The data of one training run or evaluation; with `num_kept`, the first so many batches of it for ever."""
+    """The data of a training run or evaluation, or one process's share; with `num_kept`, its first batches for ever."""
 
-    def __init__(self, data: Any, draw: Callable[[], Batch], *, seed: int, num_kept: int = 0) -> None:
-        self._seekable: Seekable | None = data if isinstance(data, Seekable) else None
+    def __init__(self, draw: Callable[[], Batch], seek: Callable[[int], None] | None, *, num_kept: int = 0) -> None:
         self._draw = draw
-        self._seed = seed
+        self._seek = seek
         self._num_kept = num_kept
         self._kept: dict[int, Batch] = {}
 
     @property
     def is_seekable(self) -> bool:
         """Whether the order of batches is a function of (seed, step)."""
-        return self._seekable is not None
+        return self._seek is not None
 
     def batch(self, step: int) -> Batch:
         """Return the batch of the 0-based `step`, on the device; the next one where the data cannot seek.
@@ -53,8 +52,8 @@ class Source:
         return self._drawn(step)
 
     def _drawn(self, step: int) -> Batch:
-        if self._seekable is not None:
-            self._seekable.seek(seed=self._seed, step=step)
+        if self._seek is not None:
+            self._seek(step)
         return _checked(self._draw())
 
 
@@ -67,20 +66,54 @@ def open_source(
     seed: int,
     pad_end: bool = False,
     num_kept: int = 0,
+    place: tuple[int, int] = (0, 1),
 ) -> Source:
-    """Return the source of batches that `data` is, decided once by the signature of its `sample`.
+    """Return the source of batches that `data` is, decided once by the signatures of its `sample` and `seek`.
+
+    Of several processes, each gets its `batch.share` of the windows of every batch; `place` is (rank, num_ranks).
 
     A sampler that takes `pad_end` is told; another decides by itself which windows there are.
 
     Raises:
-        ConfigError: `data` is no sampler and no iterable of batches.
+        ConfigError: `data` is no sampler and no iterable of batches, or there are fewer windows than processes.
     """
+    rank, num_ranks = place
+    if batch_size < num_ranks:
+        raise ConfigError(
+            f"batch_size is {batch_size}, which {num_ranks} processes cannot share: it is the size of the whole batch. "
+            "Raise it, or start fewer processes."
+        )
+    several: dict[str, Any] = {"rank": rank, "num_ranks": num_ranks} if num_ranks > 1 else {}
     if isinstance(data, Sampler):  # by name only: it is either kind of sampler
         request = BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))
-        return Source(data, _sampling(data.sample, request, pad_end=pad_end), seed=seed, num_kept=num_kept)
-    if isinstance(data, Iterable):
-        return Source(data, _Cycle(data, device), seed=seed, num_kept=num_kept)
-    raise ConfigError(f"{_EXPECTED}; got a {type(data).__name__}.")
+        draw = _sampling(data.sample, request, pad_end=pad_end)
+    elif isinstance(data, Iterable):
+        draw = _Cycle(data, device)
+    else:
+        raise ConfigError(f"{_EXPECTED}; got a {type(data).__name__}.")
+    seek: Callable[[int], None] | None = None
+    if isinstance(data, Seekable):
+        divides = _accepts(inspect.signature(data.seek), seed=0, step=0, **several)
+        seek = _seeking(data.seek, seed, several if divides else {})
+        several = {} if divides else several
+    return Source(_cutting(draw, **several) if several else draw, seek, num_kept=num_kept)
+
+
+def _seeking(seek: Callable[..., None], seed: int, place: dict[str, int]) -> Callable[[int], None]:
+    return lambda step: seek(seed=seed, step=step, **place)
+
+
+def _cutting(draw: Callable[[], Batch], *, rank: int, num_ranks: int) -> Callable[[], Batch]:
+    """Return what draws whole batches and keeps this process's share of each."""
+
+    def draw_share() -> Batch:
+        batch = _checked(draw())
+        if batch.batch_size < num_ranks:
+            raise DataError(f"A batch has {batch.batch_size} windows, which {num_ranks} processes cannot share.")
+        windows = share(batch.batch_size, rank, num_ranks)
+        return batch.map(lambda tensor: tensor[windows])
+
+    return draw_share
 
 
 _EXPECTED = (

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -17,17 +17,16 @@ from torch import Tensor, nn
 from worldline import seeding
 from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
-from worldline.device import resolve_device
-from worldline.errors import DataError, WorldlineError
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
 from worldline.protocols import PadsEnd
 from worldline.training.anomalies import Anomaly, RngState, save_offending_batch
-from worldline.training.callbacks.base import Callback
+from worldline.training.callbacks.base import Callback, named, restore_callback
 from worldline.training.callbacks.progress import ProgressCallback
-from worldline.training.checkpoint import Checkpoint, load_checkpoint
-from worldline.training.config import TrainingConfig, free_settings, learning_rate_at
+from worldline.training.checkpoint import Checkpoint
+from worldline.training.config import TrainingConfig, changed_settings, learning_rate_at
 from worldline.training.deterministic import deterministic_algorithms
+from worldline.training.distributed import ALONE, ASKED_TO_STOP, StopVote, gather_rng, join, load_everywhere, own_rng
 from worldline.training.interrupts import Interrupts
 from worldline.training.metrics import to_floats
 from worldline.training.optim import Optimizer
@@ -47,13 +46,14 @@ class Trainer(Generic[ModelT]):
     Attributes:
         model: The model, moved to the device.
         config: The settings.
+        ranks: This process's place among those that train together; usually there are no others.
         callbacks: In the order in which they are called.
         step: Optimiser steps done so far, resumed ones included.
         last_step: The step at which the present or last `train` ends unless it is stopped.
         status: How the last `train` ended, or "running"; `stop_reason` is what `request_stop` was given.
         last_checkpoint: The newest checkpoint that this trainer wrote or resumed from.
         data_seconds: Time spent waiting for batches so far.
-        num_rows: Rows of all batches so far.
+        num_rows: Rows of all batches, or of this process's shares of them, so far.
 
     Raises:
         ConfigError: The model is not trainable, or the device is not here.
@@ -61,17 +61,20 @@ class Trainer(Generic[ModelT]):
 
     def __init__(self, model: ModelT, config: TrainingConfig | None = None, callbacks: Iterable[Callback] = ()) -> None:
         self.config = config or TrainingConfig()
-        self.device = torch.device(resolve_device(self.config.device))
-        self._updater = Updater(model, self.config, self.device, self._record_anomaly)
-        self.model = model.to(self.device)
+        self.ranks = join()
+        self.device = torch.device(self.ranks.device(self.config.device))
+        self._updater = Updater(model, self.config, self.device, self._record_anomaly, self.ranks)
+        self.model = model.to(self._updater.home)
         self.callbacks: list[Callback] = []
         self.step = 0
         self.last_step = 0
         self.status: Status = "idle"
         self.stop_reason: str | None = None
+        self._wanted_stop: str | None = None
         self.last_checkpoint: Path | None = None
         self.data_seconds = 0.0
         self.num_rows = 0
+        self._data: Data | None = None
         self._source: Source | None = None
         self._console: Console | None = None
         self._latest: tuple[int, Batch | None] = (0, None)
@@ -79,13 +82,20 @@ class Trainer(Generic[ModelT]):
             self.add_callback(callback)
 
     def add_callback(self, callback: Callback) -> None:
-        """Attach `callback`. Those that record follow those that measure, and those that save come last."""
+        """Attach `callback`. Those that record follow those that measure, and those that save come last.
+
+        Of several processes, only the first one calls those that are `main_only`.
+        """
         callback.trainer = self
+        if callback.main_only and not self.ranks.is_main:
+            return
         self.callbacks = sorted([*self.callbacks, callback], key=lambda item: item.order)
 
     def request_stop(self, reason: str) -> None:
-        """End training after the present step."""
-        self.stop_reason = reason
+        """End training after the present step; where several processes train, all do after the next one."""
+        self._wanted_stop = reason
+        if self.ranks.is_alone:
+            self.stop_reason = reason
 
     @property
     def learning_rate(self) -> float:
@@ -154,15 +164,26 @@ class Trainer(Generic[ModelT]):
         The model is in evaluation mode and takes no gradients; data that can seek gives the same batches every time.
         Training goes on afterwards as if nothing had happened, also when it uses the same data (if that can seek).
         """
-        source = self._open(data, seed=self.config.seed + 1)
-        totals: dict[str, Tensor] = {}
-        with measuring(self.model, seed=self.config.seed):
+        source = self._open(data, seed=self.config.seed + 1, is_shared=False)
+
+        def compute() -> dict[str, float]:
+            totals: dict[str, Tensor] = {}
             for step in range(num_batches):
                 for name, value in self._updater.compute_loss(source.batch(step)).items():
                     totals[name] = totals[name] + value if name in totals else value
-        metrics = {name: total / num_batches for name, total in to_floats(totals).items()}
+            return {name: total / num_batches for name, total in to_floats(totals).items()}
+
+        metrics = self.measure(compute)
         self.record_evaluation(metrics)
         return metrics
+
+    def measure(self, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Return what `compute` finds with the model in evaluation mode, without gradients and under its own seed.
+
+        Of several processes, the first one computes and the others get what it found.
+        """
+        with self._updater.whole(), measuring(self.model, seed=self.config.seed):
+            return self.ranks.first(compute)
 
     def record_evaluation(self, metrics: Mapping[str, float]) -> None:
         """Tell the callbacks the result of an evaluation at the present step."""
@@ -177,26 +198,35 @@ class Trainer(Generic[ModelT]):
         """
         self._updater.check()
         self._updater.check_weights(self.step)
+        self._updater.gather()
         return Checkpoint(
             step=self.step,
             config={**to_dict(self.config), "device": str(self.device)},  # what "auto" meant
             model=dict(self.model.state_dict()),
             optimizer=self._updater.state_dict(),
-            rng=seeding.rng_state(),
-            callbacks={name: callback.state_dict() for name, callback in self._named_callbacks()},
+            rng=gather_rng(self.ranks, self.device),
+            # Written by the first process alone. Some write files of their own for it.
+            callbacks={name: callback.state_dict() for name, callback in named(self.callbacks)}
+            if self.ranks.is_main
+            else {},
         )
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """Return what this process has of the weights and buffers in use, by name; of divided ones, `DTensor`s."""
+        return self._updater.parts()
 
     def _prepare(self, data: Data, resume_from: str | os.PathLike[str] | None) -> RngState | None:
         """Make everything ready for the loop and return the generators' state to start it with, if it is known."""
         keep_freed_memory(self.device.type)
-        self.model.to(self.device).train()
+        self.model.to(self._updater.home).train()
         self._updater.attach()
-        self._source = self._open(data, seed=self.config.seed, num_kept=self.config.overfit_batches)
+        self._data = data
+        self._source = self._open_training()
         if resume_from is not None or self.step == 0:
             # Also before a resume: a checkpoint from another device lacks this one's generator.
-            seeding.seed_everything(self.config.seed)
+            seeding.seed_everything(self.ranks.seed(self.config.seed))
         if resume_from is not None:
-            checkpoint = load_checkpoint(Path(resume_from), self.model)
+            checkpoint = load_everywhere(self.ranks, Path(resume_from), self.model)
             self._restore(checkpoint)
             if not self._source.is_seekable:
                 warnings.warn(
@@ -204,11 +234,16 @@ class Trainer(Generic[ModelT]):
                     "Exact resume needs data with seek(seed=, step=), such as ReplayBuffer.",
                     stacklevel=3,
                 )
-            return checkpoint.rng
+            return own_rng(self.ranks, self.device, checkpoint.rng, seed=self.config.seed, step=self.step)
         return seeding.rng_state() if self.step == 0 else None
 
-    def _open(self, data: Data, *, seed: int, num_kept: int = 0) -> Source:
-        config = self.config
+    def _open_training(self, *, is_shared: bool = True) -> Source:
+        assert self._data is not None
+        seed, num_kept = self.config.seed, self.config.overfit_batches
+        return self._open(self._data, seed=seed, num_kept=num_kept, is_shared=is_shared)
+
+    def _open(self, data: Data, *, seed: int, num_kept: int = 0, is_shared: bool = True) -> Source:
+        config, ranks = self.config, self.ranks if is_shared else ALONE
         return open_source(
             data,
             batch_size=config.batch_size,
@@ -217,6 +252,7 @@ class Trainer(Generic[ModelT]):
             seed=seed,
             pad_end=_pads_end(self.model),
             num_kept=num_kept,
+            place=(ranks.rank, ranks.num_ranks),
         )
 
     def _set_goal(self, num_steps: int | None) -> None:
@@ -231,7 +267,7 @@ class Trainer(Generic[ModelT]):
     def _loop(self, rng: RngState | None, interrupts: Interrupts) -> None:
         """Run the steps between the first and the last call of every callback."""
         assert self._source is not None
-        self.status, self.stop_reason = "running", None
+        self.status, self.stop_reason, self._wanted_stop = "running", None, None
         with contextlib.ExitStack() as stack:  # every callback may close what it holds, even if one fails
             for callback in reversed(self.callbacks):
                 stack.callback(callback.on_train_end)
@@ -247,7 +283,9 @@ class Trainer(Generic[ModelT]):
                 raise
 
     def _run(self, source: Source, interrupts: Interrupts) -> None:
-        while self.step < self.last_step and self.stop_reason is None and interrupts.received is None:
+        vote = StopVote(self.ranks)
+        vote.send(self._wanted_stop, interrupts.received)
+        while self.step < self.last_step and not vote.known:
             step = self.step + 1
             for callback in self.callbacks:
                 callback.on_step_begin(step)
@@ -258,32 +296,38 @@ class Trainer(Generic[ModelT]):
             self._latest = (step, batch)
             losses = self._updater.step(step, batch)
             self.step = step
+            self._obey(vote.receive(), interrupts)
             for callback in self.callbacks:
                 callback.on_step_end(step, losses)
+            vote.send(self._wanted_stop, interrupts.received)
+        self._obey(vote.receive(), interrupts)
         self._updater.check()
+        self._updater.gather()
         if interrupts.received is not None:
             self.status = "interrupted"
         else:
             self.status = "finished" if self.stop_reason is None else "stopped"
 
+    def _obey(self, wish: int, interrupts: Interrupts) -> None:
+        """Take over what any process wished, now that all know of it."""
+        if wish == ASKED_TO_STOP:
+            self.stop_reason = self._wanted_stop or "another process asked for it"
+        elif wish:
+            interrupts.received = signal.Signals(wish)
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._warn_of_changes(checkpoint.config)
         self.model.load_state_dict(checkpoint.model)
+        self._updater.scatter()
         self._updater.load_state_dict(checkpoint.optimizer)
-        for name, callback in self._named_callbacks():
+        for name, callback in named(self.callbacks):
             if name in checkpoint.callbacks:
-                _restore_callback(callback, checkpoint.callbacks[name], where=f"{checkpoint.path}: {name}")
+                restore_callback(callback, checkpoint.callbacks[name], where=f"{checkpoint.path}: {name}")
         self.step = checkpoint.step
         self.last_checkpoint = checkpoint.path
 
     def _warn_of_changes(self, saved: Mapping[str, Any]) -> None:
-        saved = to_dict(TrainingConfig()) | dict(saved)  # what an older version did not have was as it is by default
-        free = free_settings(self.config)
-        changes = [
-            f"{name} {saved.get(name)!r} -> {value!r}"
-            for name, value in to_dict(self.config).items()
-            if name not in free and saved.get(name) != value
-        ]
+        changes = changed_settings(saved, self.config)
         device = str(saved.get("device"))
         if device.partition(":")[0] != self.device.type:
             changes.append(f"device {device!r} -> {str(self.device)!r}")
@@ -294,28 +338,24 @@ class Trainer(Generic[ModelT]):
                 stacklevel=4,
             )
 
-    def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
-        counts: dict[str, int] = {}
-        for callback in self.callbacks:
-            name = type(callback).__name__
-            counts[name] = counts.get(name, 0) + 1
-            yield (name if counts[name] == 1 else f"{name}#{counts[name]}"), callback
-
     def _leave(self, received: signal.Signals) -> None:
         where = f"resume_from={str(self.last_checkpoint)!r}" if self.last_checkpoint else "the same trainer"
         message = f"Stopped by {received.name} after step {self.step}. Continue with trainer.train(data) and {where}."
         if received == signal.SIGINT:
             raise KeyboardInterrupt(message)
-        self.console.print(message, markup=False)
+        if self.ranks.is_main:
+            self.console.print(message, markup=False)
         raise SystemExit(128 + received)
 
     def _record_anomaly(self, anomaly: Anomaly) -> str:
         """Save the batch of a bad step (drawing it again where it is gone), and return a sentence that says where."""
         step, batch = self._latest
-        if step != anomaly.step:
+        if not self.ranks.is_main:
+            return "The first process has what was saved of it."
+        if step != anomaly.step or not self.ranks.is_alone:
             batch = None
         if batch is None and self._source is not None and self._source.is_seekable:
-            batch = self._source.batch(anomaly.step - 1)
+            batch = self._open_training(is_shared=False).batch(anomaly.step - 1)
         if batch is None:
             return "Its batch is gone, as the data cannot seek."
         directory = next((item.output_dir for item in self.callbacks if item.output_dir is not None), Path())
@@ -324,18 +364,6 @@ class Trainer(Generic[ModelT]):
         except OSError as error:  # a full disk: training may go on all the same
             return f"Its batch could not be saved: {error}."
         return f"Its batch and generator state are in {folder}."
-
-
-def _restore_callback(callback: Callback, state: Any, *, where: str) -> None:
-    try:
-        callback.load_state_dict(state)
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, WorldlineError):
-            raise
-        raise DataError(
-            f"{where} cannot go on from what was saved ({error!r}). Resume with the same callbacks, or from an older "
-            "checkpoint."
-        ) from error
 
 
 def train(

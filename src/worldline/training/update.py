@@ -17,8 +17,10 @@ from worldline.training.anomalies import Anomaly, AnomalyWatch
 from worldline.training.averaging import WeightAverage
 from worldline.training.compiling import ComputeLoss, compiled
 from worldline.training.config import TrainingConfig, learning_rate_at
+from worldline.training.distributed import ALONE, Ranks
 from worldline.training.micro import micro_batches
 from worldline.training.optim import GradNorms, Optimizer, build_optimizer
+from worldline.training.parallel import Parallel, parallelise
 from worldline.training.recovery import RollBack, Skip
 from worldline.training.scaling import LossScaler
 
@@ -34,21 +36,29 @@ class Updater:
         config: The settings.
         device: Where the model is.
         record: Called with every anomaly that is found; saves its batch and returns a sentence that says where.
+        ranks: This process's place among those that train together.
 
     Raises:
         ConfigError: The model is not trainable.
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainingConfig, device: torch.device, record: Callable[[Anomaly], str]
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        device: torch.device,
+        record: Callable[[Anomaly], str],
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._trainable = _check_trainable(model)
+        self._whole = _check_trainable(model)
+        compute = compiled(self._whole.compute_loss) if config.compile else self._whole.compute_loss
+        # Where several processes train together, what they compute together: the same thing to the step below.
+        self._parallel: Parallel | None = parallelise(model, compute, config, ranks, device)
+        self._trainable: Trainable = self._whole if self._parallel is None else self._parallel
+        self._training_loss: ComputeLoss = compute if self._parallel is None else self._parallel.compute_loss
         self._model = model
         self._config = config
         self._device = device
-        self._training_loss: ComputeLoss = self._trainable.compute_loss
-        if config.compile:
-            self._training_loss = compiled(self._training_loss)
         self._watch = AnomalyWatch(config, device, record)
         self._scaler = LossScaler(device) if config.precision == "fp16" else None
         # Built with the optimiser
@@ -71,6 +81,7 @@ class Updater:
 
     def attach(self) -> None:
         """Move the parameters into flat buffers, if they are not there."""
+        self.scatter()
         self.optimizer.attach()
         if self._average is not None:
             self._average.attach()
@@ -106,8 +117,8 @@ class Updater:
         return metrics
 
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the losses of `batch` at the configured precision, not compiled."""
-        return self._at_precision(self._trainable.compute_loss, batch)
+        """Return the losses of `batch` at the configured precision, not compiled, and of this process alone."""
+        return self._at_precision(self._whole.compute_loss, batch)
 
     def check(self) -> bool:
         """Look at the losses of all steps so far, and return whether training went back to before them.
@@ -143,6 +154,31 @@ class Updater:
         with contextlib.nullcontext() if self._average is None else self._average.applied():
             yield
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Run the body with the present weights in the model, and the model on the device."""
+        with contextlib.nullcontext() if self._parallel is None else self._parallel.whole():
+            yield
+
+    @property
+    def home(self) -> torch.device:
+        """Where the model is while it is trained."""
+        return self._device if self._parallel is None else self._parallel.home
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """Return what this process has of the weights and buffers in use, by name."""
+        return self._model.state_dict() if self._parallel is None else self._parallel.parts()
+
+    def scatter(self) -> None:
+        """Take over weights that were just written into the model."""
+        if self._parallel is not None:
+            self._parallel.scatter()
+
+    def gather(self) -> None:
+        """Bring the present weights into the model, where they are not used from there."""
+        if self._parallel is not None:
+            self._parallel.gather()
+
     def release(self) -> None:
         """Give the parameters memory of their own, if the optimiser has it; they may change before the next step."""
         if self._optimizer is not None:
@@ -174,8 +210,11 @@ class Updater:
 
     def _build(self) -> Optimizer:
         config = self._config
-        groups = self._trainable.param_groups()
-        optimizer = build_optimizer(self._model, groups, weight_decay=config.weight_decay, grad_clip=config.grad_clip)
+        rules = {"weight_decay": config.weight_decay, "grad_clip": config.grad_clip}
+        if self._parallel is None:
+            optimizer = build_optimizer(self._model, self._trainable.param_groups(), **rules)
+        else:
+            optimizer = self._parallel.build_optimizer(**rules)
         if config.ema_decay is not None:
             self._average = WeightAverage(optimizer, config.ema_decay)
         if config.on_anomaly == "skip":
@@ -196,7 +235,8 @@ class Updater:
             metrics = self._backward(batch, scale)
         else:
             metrics = {}
-            for part, weight in micro_batches(batch, num_parts):  # several processes synchronise with the last one
+            cut = micro_batches if self._parallel is None else self._parallel.micro_batches
+            for part, weight in cut(batch, num_parts):
                 losses = self._backward(part, weight if scale is None else weight * scale)
                 for name, value in losses.items():
                     metrics[name] = metrics.get(name, 0.0) + weight * value

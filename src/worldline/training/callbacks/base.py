@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from worldline.errors import DataError, WorldlineError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,7 @@ class Callback:
     """
 
     order: ClassVar[Order] = Order.MEASURE
+    main_only: ClassVar[bool] = False  # of several processes only the first calls it: it prints or writes, no more
     output_dir: Path | None = None  # where the callback writes, if it does
     trainer: Trainer[Any]  # set when the callback is added to a trainer
 
@@ -54,3 +57,29 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+
+
+def named(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback]]:
+    """Yield (name, callback): the name under which a checkpoint has its state."""
+    counts: dict[str, int] = {}
+    for callback in callbacks:
+        name = type(callback).__name__
+        counts[name] = counts.get(name, 0) + 1
+        yield (name if counts[name] == 1 else f"{name}#{counts[name]}"), callback
+
+
+def restore_callback(callback: Callback, state: Any, *, where: str) -> None:
+    """Give a callback the state that a checkpoint has of it.
+
+    Raises:
+        DataError: It is not what the callback once saved.
+    """
+    try:
+        callback.load_state_dict(state)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, WorldlineError):
+            raise
+        raise DataError(
+            f"{where} cannot go on from what was saved ({error!r}). Resume with the same callbacks, or from an older "
+            "checkpoint."
+        ) from error

@@ -108,14 +108,16 @@ class CheckpointCallback(Callback):
         Raises:
             FileError: Another process writes into the folder, or it cannot be written to.
         """
-        self._lock.acquire()
+        if self.trainer.ranks.is_main:
+            self._lock.acquire()
         try:
             self._put_away()
         except OSError as error:
             raise FileError(f"Cannot put away what is in {self.output_dir}: {error}. Choose another folder.") from error
 
     def _put_away(self) -> None:
-        remove_unfinished(self.output_dir)
+        if self.trainer.ranks.is_main:
+            remove_unfinished(self.output_dir)
         if self.trainer.step == 0:
             # A new run, if the callback has seen another one.
             self._saved_step = self.best_step = self.best_value = None
@@ -124,6 +126,8 @@ class CheckpointCallback(Callback):
         if resumed is not None and resumed.parent.resolve() == self.output_dir.resolve():
             self._saved_step = step_of(resumed)
         self._asked_step = self._saved_step
+        if not self.trainer.ranks.is_main:  # files are the first process's
+            return
         stale = [
             path
             for path in list_checkpoints(self.output_dir)
@@ -204,6 +208,9 @@ class CheckpointCallback(Callback):
             checkpoint = self.trainer.capture()
         except FileError as error:  # a callback has files of its own: collected episodes
             return self._fail(error, former_best)
+        if not self.trainer.ranks.is_main:  # of what all processes gathered, the first one writes
+            self._saved_step = self.trainer.step
+            return None
         if in_background:
             self._thread = self._thread or ThreadPoolExecutor(1, "checkpoints")
             result = self._thread.submit(self._write, checkpoint.snapshot(), *best)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from worldline.errors import ConfigError
-from worldline.mode import measuring
 from worldline.training.callbacks.base import Callback, Order
 
 if TYPE_CHECKING:
@@ -42,6 +41,6 @@ class EvaluationCallback(Callback):
         """Evaluate if it is time."""
         is_last = step == self.trainer.config.total_steps or self.trainer.stop_reason is not None
         if is_last or step % (self.interval or self.trainer.config.eval_interval) == 0:
-            with self.trainer.averaged_weights(), measuring(self.trainer.model, seed=self.trainer.config.seed):
-                metrics = dict(self.evaluate(self.trainer.model, step))
-            self.trainer.record_evaluation(metrics)
+            with self.trainer.averaged_weights():
+                evaluated = self.trainer.measure(lambda: dict(self.evaluate(self.trainer.model, step)))
+            self.trainer.record_evaluation(evaluated)

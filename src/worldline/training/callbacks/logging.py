@@ -40,6 +40,7 @@ class LoggingCallback(Callback):
     """
 
     order = Order.RECORD
+    main_only = True
 
     def __init__(
         self,
@@ -137,7 +138,8 @@ class LoggingCallback(Callback):
         seconds = max(time.perf_counter() - self._last_time, 1e-9)
         return {
             "steps_per_second": (trainer.step - self._last_step) / seconds,
-            "rows_per_second": (trainer.num_rows - self._last_rows) / seconds,
+            # Of all processes, whose shares of a batch differ by a window at most.
+            "rows_per_second": (trainer.num_rows - self._last_rows) * trainer.ranks.num_ranks / seconds,
             "data_wait": (trainer.data_seconds - self._last_data_seconds) / seconds,
             "train_seconds": self._clock.seconds,
         }

@@ -33,6 +33,8 @@ class ProfilerCallback(Callback):
         active: Steps that are recorded.
     """
 
+    main_only = True
+
     def __init__(self, output_dir: str | os.PathLike[str], wait: int = 10, warmup: int = 2, active: int = 3) -> None:
         if wait < 0 or warmup < 0 or active < 1:
             raise ConfigError(

@@ -26,6 +26,8 @@ class ProgressCallback(Callback):
         line_interval: Steps between two lines where there is no terminal; None for one every 30 seconds.
     """
 
+    main_only = True
+
     def __init__(self, line_interval: int | None = None) -> None:
         if line_interval is not None and line_interval < 1:
             raise ConfigError(f"ProgressCallback needs a line_interval of at least 1; got {line_interval}.")
