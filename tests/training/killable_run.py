@@ -10,6 +10,8 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
@@ -200,6 +202,9 @@ class Process:
         self._process = context.Process(target=train, args=(settings, theirs))
         self._process.start()
         theirs.close()
+        assert self._process.pid is not None
+        # Where there are none (macOS), the number might be another process's by then, if rarely.
+        self._descriptor = os.pidfd_open(self._process.pid) if sys.platform == "linux" else None
         self.events: list[tuple[str, int, float]] = []
 
     def wait_for(self, kind: str, number: int = 0) -> bool:
@@ -215,13 +220,19 @@ class Process:
         """Send it a signal and return when that was."""
         assert self._process.pid is not None
         with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-            os.kill(self._process.pid, number)
+            if self._descriptor is None:
+                os.kill(self._process.pid, number)
+            else:
+                signal.pidfd_send_signal(self._descriptor, number)
         return time.monotonic()
 
     def end(self) -> int:
         """Wait until it ends and return its exit status; minus the number of the signal that killed it."""
         self.wait_for("nothing that it says")
         self._process.join()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
         assert self._process.exitcode is not None
         return self._process.exitcode
 
