@@ -127,8 +127,9 @@ def run(protocol: Protocol, seed: int, out: Path) -> None:
 
 
 def write(name: str, protocol: Protocol, runs: Path) -> None:
-    """Write the curves of all seeds that are there."""
-    seeds = {path.name.rsplit("-", 1)[1]: curve(path) for path in sorted(runs.glob(f"{name}-[0-9]*"))}
+    """Write the curves of all seeds that are finished."""
+    finished = [path for path in sorted(runs.glob(f"{name}-[0-9]*")) if (path / "final").is_dir()]
+    seeds = {path.name.rsplit("-", 1)[1]: curve(path) for path in finished}
     found = {
         "command": shlex.join(command(protocol, 0, Path("OUT"))),
         "goal": protocol.goal,
