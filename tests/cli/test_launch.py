@@ -139,7 +139,7 @@ def test_mistakes_are_found_before_anything_is_started(
 
 
 def test_a_run_in_the_folder_is_not_resumed_by_accident(
-    expected: object, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "something").touch()
     assert run("launch", "--nproc", "2", "--", *train(data, tmp_path)) == 2

@@ -84,7 +84,11 @@ def test_fp16_resumes_bit_equal_while_the_scale_comes_down(tmp_path: Path, group
     assert whole._updater.state_dict()["scaler/scale"] < 2.0**15
 
 
-def test_an_overflow_is_no_anomaly_but_a_gradient_that_overflows_unscaled_is() -> None:
+def test_an_overflow_is_no_anomaly_but_a_gradient_that_overflows_unscaled_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the bad batch is saved
+
     class Infinite(TinyModel):
         def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
             losses = super().compute_loss(batch)
