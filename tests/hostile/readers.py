@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -102,7 +103,7 @@ def watched(reader: str, path: Path, watch: Watch, pipe: int) -> None:
     """Read in this process, a fork, and write what happened into `pipe`."""
     result: dict[str, Any] = {"error": None, "kind": None}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    signal.alarm(SECONDS)
     warnings.simplefilter("ignore")
     if reader == "log refused":
         watch.inside = str(path)  # its own
