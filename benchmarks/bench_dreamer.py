@@ -56,6 +56,16 @@ class CallCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def environment() -> dict[str, str | int]:
+    """Return what the figures depend on."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def make_batch(obs_shape: tuple[int, ...], batch_size: int, rows: int) -> Batch:
     """Return random windows, a quarter of which begin an episode."""
     generator = torch.Generator().manual_seed(0)
@@ -156,13 +166,7 @@ def main() -> None:
                 "calls": calls,
             }
         )
-    environment = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
-    print(json.dumps({"name": "dreamer", "rows": rows, "environment": environment}))
+    print(json.dumps({"name": "dreamer", "rows": rows, "environment": environment()}))
 
 
 if __name__ == "__main__":

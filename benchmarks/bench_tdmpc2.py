@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from bench_dreamer import count, gemm_rate, seconds
+from bench_dreamer import count, environment, gemm_rate, seconds
 from worldline.batch import Batch
 from worldline.create import create_model
 from worldline.memory import keep_freed_memory
@@ -110,13 +109,7 @@ def main() -> None:
                 "calls": calls,
             }
         )
-    environment = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
-    print(json.dumps({"name": "tdmpc2", "rows": rows, "environment": environment}))
+    print(json.dumps({"name": "tdmpc2", "rows": rows, "environment": environment()}))
 
 
 if __name__ == "__main__":

@@ -344,12 +344,8 @@ def _check_folder(config: CompareConfig, out: Path, *, resume: bool) -> None:
     """Check that the comparison may be run in `out`, and note its settings there."""
     runs.check_folder(out, resume=resume, config=COMPARE_CONFIG)
     if (out / COMPARE_CONFIG).is_file():
-        before, now = to_dict(runs.read_config(out / COMPARE_CONFIG, CompareConfig)), to_dict(config)
-        if changes := [
-            f"{key} was {before[key]!r}, not {now[key]!r}"
-            for key in now
-            if before[key] != now[key] and key not in _FREE
-        ]:
+        before = runs.read_config(out / COMPARE_CONFIG, CompareConfig)
+        if changes := runs.changed(to_dict(before), to_dict(config), free=_FREE):
             raise ConfigError(
                 f"The comparison in {out} was begun differently: {'; '.join(changes)}. Leave these options out, or "
                 "choose another --out."

@@ -273,12 +273,8 @@ def _check_folder(config: DemoConfig, out: Path, *, resume: bool) -> None:
     """Check that the demo may be run in `out`, and note its settings there."""
     runs.check_folder(out, resume=resume, config=DEMO_CONFIG)
     if (out / DEMO_CONFIG).is_file() and (out / DATA).is_file():
-        before, now = to_dict(runs.read_config(out / DEMO_CONFIG, DemoConfig)), to_dict(config)
-        if changes := [
-            f"{key} was {before[key]!r}, not {now[key]!r}"
-            for key in now
-            if before[key] != now[key] and key not in _FREE
-        ]:
+        before = runs.read_config(out / DEMO_CONFIG, DemoConfig)
+        if changes := runs.changed(to_dict(before), to_dict(config), free=_FREE):
             raise ConfigError(
                 f"The demo in {out} was begun differently: {'; '.join(changes)}. Leave these options out, or choose "
                 "another --out."

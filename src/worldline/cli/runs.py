@@ -10,7 +10,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,32 +160,28 @@ def parse_config(content: bytes, cls: type[T], *, path: Path) -> T:
         raise FileError(f"{error} Restore the file, or begin a new run.") from error
 
 
+def changed(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str] = ()) -> list[str]:
+    """Return "KEY was VALUE, not VALUE" of every setting that differs, but for those that are `free` to."""
+    return [
+        f"{key} was {before.get(key)!r}, not {now.get(key)!r}"
+        for key in {**before, **now}
+        if key not in free and before.get(key) != now.get(key)
+    ]
+
+
 def check_resumed(saved: RunConfig, asked: RunConfig, *, out: Path) -> None:
     """Check that the run that is asked for is the saved one, but for settings that may change.
 
     Raises:
         ConfigError: It is another one; the message has every difference.
     """
-    before, now = to_dict(saved.training), to_dict(asked.training)
-    free = free_settings(asked.training)
-    changes = [
-        f"{key} was {before[key]!r}, not {now[key]!r}" for key in now if key not in free and before[key] != now[key]
-    ]
+    changes = changed(to_dict(saved.training), to_dict(asked.training), free=free_settings(asked.training))
     if saved.model != asked.model:
         changes.append(f"the model was {saved.model}, not {asked.model}")
-    was, is_now = saved.model_config, asked.model_config
-    changes += [
-        f"the model's {key} was {was.get(key)!r}, not {is_now.get(key)!r}"
-        for key in {**was, **is_now}
-        if was.get(key) != is_now.get(key)
-    ]
+    changes += [f"the model's {change}" for change in changed(saved.model_config, asked.model_config)]
     changes += _data_changes(saved.data, asked.data)
     collected, collecting = (to_dict(config.online or OnlineConfig()) for config in (saved, asked))
-    changes += [
-        f"{key} was {collected[key]!r}, not {collecting[key]!r}"
-        for key in collected
-        if key not in FREE and collected[key] != collecting[key]
-    ]
+    changes += changed(collected, collecting, free=FREE)
     if changes:
         raise ConfigError(
             f"The run in {out} was begun differently: {'; '.join(changes)}. Resume it with what it was begun with, or "
