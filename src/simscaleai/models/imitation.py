@@ -1,0 +1,231 @@
+"""Worldline's policies over SimScaleAI's dicts: `{"observations": {...}, "actions": ..., "language": [...]}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldline.batch import Batch, Obs
+from worldline.device import device_of
+from worldline.episode import Array
+from worldline.errors import DataError
+from worldline.mode import evaluating
+from worldline.models.base import Model
+from worldline.protocols import Fitted
+from worldline.statistics import ColumnStatistics
+
+STATE, INSTRUCTION = "state", "instruction"  # what the policy calls all vectors together, and the text
+_OBSERVATIONS, _ACTIONS, _LANGUAGE = "observations", "actions", "language"
+
+
+class ImitationModel(nn.Module):
+    """A policy that learns actions from observations.
+
+    All vectors of a batch are one to it, "state": they are put side by side in the order of their names. Images are
+    `[C, H, W]` in [0, 1], or uint8 in either layout.
+
+    Attributes:
+        policy: Worldline's model.
+    """
+
+    def __init__(self, policy: Model) -> None:
+        super().__init__()
+        self.policy = policy
+        self._shapes: dict[str, tuple[int, ...]] = dict(policy.config.obs_shapes)
+        self._vectors: tuple[str, ...] | None = None  # names of the vectors of the first batch
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return "loss", what else the policy reports, and "predicted_actions", shaped as `batch["actions"]`.
+
+        The latter are what the policy would do at each step if the episode began there; they carry no gradients.
+
+        Raises:
+            DataError: The batch lacks something that the model was built for, or has other shapes.
+        """
+        return {**self.training_losses(batch), "predicted_actions": self._predicted(batch)}
+
+    def training_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the same without "predicted_actions"."""
+        return self.policy.compute_loss(self._windows(batch))
+
+    def after_update(self) -> None:
+        """Do what follows each optimiser step."""
+        self.policy.after_update()
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the model has the statistics of its data, or wants none."""
+        return self.policy.is_fitted if isinstance(self.policy, Fitted) else True
+
+    def fit(self, statistics: Mapping[str, ColumnStatistics]) -> None:
+        """Take the statistics of columns "obs.KEY" and "actions"; the trainer does so before the first step."""
+        if not isinstance(self.policy, Fitted):
+            return
+        vectors = [column for name, column in sorted(statistics.items()) if name == "obs" or name.startswith("obs.")]
+        named = {"actions": statistics["actions"]}
+        self.policy.fit(named | ({f"obs.{STATE}": _side_by_side(vectors)} if STATE in self._shapes else {}))
+
+    def act(
+        self,
+        obs: Obs | Mapping[str, Any],
+        state: Any = None,
+        *,
+        is_first: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """Choose actions `[N, A]` for N environments; see `worldline.protocols.Policy`."""
+        return self.policy.act(self._obs(obs, leading=1), state, is_first=is_first, deterministic=deterministic)
+
+    def predict(self, obs: Any) -> Any:
+        """Return the action for one observation, or actions for several, as if an episode began there.
+
+        Args:
+            obs: A dict of arrays or tensors (and of texts), or the state alone; of one observation, or with a first
+                dimension of several.
+
+        Returns:
+            `[A]` or `[N, A]`, an array if `obs` is of arrays and a tensor if it is of tensors.
+        """
+        named = obs if isinstance(obs, Mapping) else {STATE: obs}
+        leaves = [value for value in named.values() if not _is_text(value)]
+        gives_tensors = any(isinstance(value, Tensor) for value in leaves)
+        is_one = _num_axes(named, self._shapes) == 0
+        rows = {name: _as_rows(value, is_one=is_one) for name, value in named.items()}
+        with evaluating(self):
+            actions, _ = self.act(rows, deterministic=True)
+        found = actions[0] if is_one else actions
+        return found if gives_tensors else found.cpu().numpy()
+
+    def _predicted(self, batch: Mapping[str, Any]) -> Tensor:
+        actions = batch[_ACTIONS]
+        obs = self._obs(_observed(batch), leading=actions.ndim - 1)
+        flat = {name: value.flatten(0, actions.ndim - 2) for name, value in obs.items()}
+        with evaluating(self):
+            chosen, _ = self.policy.act(flat, deterministic=True)
+        return chosen.view(*actions.shape)
+
+    def _windows(self, batch: Mapping[str, Any]) -> Batch:
+        """Return the batch as windows `[B, T]` of real steps; of samples without time, T is 1."""
+        if _ACTIONS not in batch or _OBSERVATIONS not in batch:
+            raise DataError(f'A batch needs "{_OBSERVATIONS}" and "{_ACTIONS}"; it has {sorted(map(str, batch))}.')
+        actions = batch[_ACTIONS].float()
+        if actions.ndim not in (2, 3):
+            raise DataError(f"actions must be [B, A] or [B, T, A]; got {list(actions.shape)}.")
+        obs = self._obs(_observed(batch), leading=actions.ndim - 1)
+        if actions.ndim == 2:
+            actions, obs = actions[:, None], {name: value[:, None] for name, value in obs.items()}
+        mask = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device)
+        return Batch(
+            obs=obs,
+            actions=actions,
+            rewards=torch.zeros_like(actions[..., 0]),
+            terminations=torch.zeros_like(mask),
+            is_first=torch.zeros_like(mask),
+            step_mask=mask,
+            obs_mask=mask,
+        )
+
+    def _obs(self, obs: Any, *, leading: int) -> dict[str, Tensor]:
+        """Return what the policy observes, each `[*leading, *shape]`."""
+        named = dict(obs) if isinstance(obs, Mapping) else {STATE: obs}
+        device = device_of(self)
+        found: dict[str, Tensor] = {}
+        for name, shape in self._shapes.items():
+            if name == STATE:
+                found[name] = self._state(named, shape[0], leading=leading, device=device)
+            elif name == INSTRUCTION:
+                found[name] = _text(named, shape[0], device=device)
+            else:
+                found[name] = _image(named, name, shape, device=device)
+        return found
+
+    def _state(self, named: Mapping[str, Any], size: int, *, leading: int, device: torch.device) -> Tensor:
+        vectors = {
+            name: torch.as_tensor(named[name]).to(device).float()
+            for name in sorted(named)
+            if not _is_text(named[name]) and name not in self._shapes.keys() - {STATE}
+        }
+        vectors = {name: value for name, value in vectors.items() if value.ndim == leading + 1}
+        sizes = {name: value.shape[-1] for name, value in vectors.items()}
+        names = tuple(vectors)
+        if sum(sizes.values()) != size or (self._vectors is not None and names != self._vectors):
+            raise DataError(_other_vectors(sizes, size, self._vectors))
+        self._vectors = names
+        return torch.cat(list(vectors.values()), -1)
+
+
+def _observed(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the observations of a batch, and its texts among them."""
+    observations = batch[_OBSERVATIONS]
+    named = dict(observations) if isinstance(observations, Mapping) else {STATE: observations}
+    return named | ({INSTRUCTION: batch[_LANGUAGE]} if _LANGUAGE in batch else {})
+
+
+def _other_vectors(sizes: Mapping[str, int], size: int, known: Sequence[str] | None) -> str:
+    listed = ", ".join(f"{name} [{width}]" for name, width in sizes.items()) or "none"
+    message = f"The model was built for vectors of {size} numbers together; got {sum(sizes.values())}: {listed}. "
+    if known is None:
+        return message + f"Build it with state_dim={sum(sizes.values())}, or choose the observations by obs_keys."
+    missing, unknown = sorted(set(known) - sizes.keys()), sorted(sizes.keys() - set(known))
+    lacks = f"Missing: {', '.join(missing) or 'none'}. Not known: {', '.join(unknown) or 'none'}. "
+    return message + lacks + f"It has learnt from {', '.join(known)}; give it those."
+
+
+def _image(named: Mapping[str, Any], name: str, shape: tuple[int, ...], *, device: torch.device) -> Tensor:
+    """Return images in [0, 255] in the layout of `shape`."""
+    if name not in named:
+        raise DataError(f"The model was built for images {name!r} {shape}; got {sorted(named)}.")
+    image = torch.as_tensor(named[name]).to(device)
+    if image.is_floating_point():
+        image = image * 255.0
+    found = tuple(image.shape[-3:])
+    if found != shape:
+        if found == (*shape[1:], shape[0]):
+            return image.movedim(-1, -3)
+        raise DataError(f"Images {name!r} must be {shape}; got {found}. Build the model for those, or resize them.")
+    return image
+
+
+def _text(named: Mapping[str, Any], length: int, *, device: torch.device) -> Tensor:
+    """Return texts as bytes `[B, L]`, cut off at L; bytes stay what they are."""
+    texts = named.get(INSTRUCTION, named.get(_LANGUAGE))
+    if texts is None:
+        raise DataError('The model reads instructions. Give it "language", a text for each sample.')
+    if isinstance(texts, Tensor | np.ndarray):
+        return torch.as_tensor(texts).to(device)
+    rows = np.zeros((len(texts), length), dtype=np.uint8)
+    for row, text in zip(rows, texts, strict=True):
+        encoded = text.encode()[:length]
+        row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
+    return torch.from_numpy(rows).to(device)
+
+
+def _side_by_side(columns: Sequence[ColumnStatistics]) -> ColumnStatistics:
+    arrays: dict[str, Array] = {
+        name: np.concatenate([np.ravel(getattr(column, name)) for column in columns])
+        for name in ("mean", "std", "low", "high")
+    }
+    return ColumnStatistics(count=columns[0].count, **arrays)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
+
+
+def _num_axes(named: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many dimensions come before those of an observation."""
+    for name, value in named.items():
+        if not _is_text(value):
+            return int(np.ndim(value)) - len(shapes.get(name, (0,)))
+    return 0
+
+
+def _as_rows(value: Any, *, is_one: bool) -> Any:
+    if _is_text(value):
+        return [value] if isinstance(value, str) else value
+    tensor = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+    return tensor[None] if is_one else tensor
