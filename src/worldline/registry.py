@@ -59,6 +59,26 @@ FAMILIES: tuple[Family, ...] = (
         aliases=("behaviour-cloning", "behavior-cloning"),
         size_aliases=(("medium", "base"),),
     ),
+    Family(
+        name="diffusion_policy",
+        module="worldline.models.diffusion_policy",
+        model="DiffusionPolicy",
+        config="DiffusionPolicyConfig",
+        default_size="small",
+        description="Imitation: chunks of actions by removing noise, for demonstrations that differ.",
+        aliases=("diffusion", "dp", "diffusion-policy"),
+        size_aliases=(("large", "paper"),),
+    ),
+    Family(
+        name="flow_policy",
+        module="worldline.models.flow_policy",
+        model="FlowPolicy",
+        config="FlowPolicyConfig",
+        default_size="small",
+        description="Imitation: chunks of actions by flow matching, in few steps.",
+        aliases=("flow", "flow-policy"),
+        size_aliases=(("large", "paper"),),
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,7 +46,9 @@ class ChunkConfig:
     horizon: int = 16  # H, the rows of a window, and of what is predicted from it
     num_obs: int = 2  # n, observations that a chunk is predicted from; it begins with the first of them
     num_executed: int = 8  # actions that are carried out before the next chunk is made
-    ensemble_rate: float | None = None  # m of temporal ensembling, which makes a chunk at every step; None: no ensembling
+    ensemble_rate: float | None = (
+        None  # m of temporal ensembling, which makes a chunk at every step; None: no ensembling
+    )
     image_widths: tuple[int, ...] = (32, 64, 128)  # channels of the levels of the image network
     image_shift: int = 4  # pixels by which images are moved while training
 
@@ -90,7 +92,6 @@ class ChunkPolicy(Model):
     """
 
     config: ChunkConfig
-    noise_dim: ClassVar[int | None] = None
 
     def __init__(self, config: ChunkConfig, *, kind: Literal["range", "standard"]) -> None:
         super().__init__(config)

@@ -43,7 +43,9 @@ class DenoisingConfig(ChunkConfig):
             raise ConfigError(f"widths must be multiples of 8, such as (64, 128, 256); got {self.widths}.")
         stride = 2 ** (len(self.widths) - 1)
         if self.horizon % stride:
-            raise ConfigError(f"horizon must be a multiple of {stride} with {len(self.widths)} widths; got {self.horizon}.")
+            raise ConfigError(
+                f"horizon must be a multiple of {stride} with {len(self.widths)} widths; got {self.horizon}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,7 @@ class DiffusionPolicy(ChunkPolicy):
     def __init__(self, config: DiffusionPolicyConfig) -> None:
         super().__init__(config, kind="range")
         self.encoder = FeatureEncoder(self.inputs.layout, config.num_obs, config.image_widths)
-        denoiser = Denoiser(
-            self.encoder.out_features, config.action_dim, config.widths, scale=1000 / config.num_levels
-        )
+        denoiser = Denoiser(self.encoder.out_features, config.action_dim, config.widths, scale=1000 / config.num_levels)
         self.head = DiffusionHead(denoiser, num_levels=config.num_levels, num_steps=config.num_steps)
 
     def chunk_loss(self, inputs: Inputs, actions: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -45,7 +45,11 @@ class RegressionHead(Head):
     def __init__(self, features: int, horizon: int, action_dim: int, *, units: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(features, units), nn.SiLU(), nn.Linear(units, units), nn.SiLU(), nn.Linear(units, horizon * action_dim)
+            nn.Linear(features, units),
+            nn.SiLU(),
+            nn.Linear(units, units),
+            nn.SiLU(),
+            nn.Linear(units, horizon * action_dim),
         )
         self.shape = (horizon, action_dim)
 

@@ -1,7 +1,7 @@
 """What a policy observes, made ready for a network: numbers normalised, images in [-1, 1], text as bytes.
 
-An observation is one of three by its shape and name: an image has three dimensions, an instruction is called
-`instruction` or ends in `.instruction` and holds UTF-8 bytes, and all else is numbers.
+An observation is one of three by its shape and name: an image has three dimensions, what is called `instruction` is the
+bytes of a text in UTF-8, with zeros behind it, and all else is numbers.
 """
 
 from __future__ import annotations
@@ -96,7 +96,10 @@ class InputLayer(nn.Module):
         """
         if self.normalizer is None:
             return
-        columns = [statistics["obs" if name == "obs" and "obs" in statistics else f"obs.{name}"] for name in self.layout.vectors]
+        columns = [
+            statistics["obs" if name == "obs" and "obs" in statistics else f"obs.{name}"]
+            for name in self.layout.vectors
+        ]
         self.normalizer.fit(_joined(columns))
 
     def forward(self, obs: Mapping[str, Tensor]) -> Inputs:

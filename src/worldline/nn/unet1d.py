@@ -54,13 +54,12 @@ class ConditionalUNet1d(nn.Module):
         for level, blocks in enumerate(self.down):
             for block in _listed(blocks):
                 hidden = block(hidden, condition)
+            skips.append(hidden)
             if level < len(self.shrink):
-                skips.append(hidden)
                 hidden = self.shrink[level](hidden)
-        skips.append(hidden)
         for block in self.middle:
             hidden = block(hidden, condition)
-        for blocks, grow in zip(self.up, self.grow, strict=True):
+        for blocks, grow in zip(self.up, self.grow, strict=True):  # as in the reference, the first level is not joined
             hidden = torch.cat([hidden, skips.pop()], 1)
             for block in _listed(blocks):
                 hidden = block(hidden, condition)
@@ -91,7 +90,9 @@ class _Normed(nn.Sequential):
     """Convolution over time, group norm, SiLU (the papers' Mish takes eight times as long on a CPU)."""
 
     def __init__(self, before: int, after: int) -> None:
-        super().__init__(nn.Conv1d(before, after, _KERNEL, padding=_KERNEL // 2), nn.GroupNorm(_GROUPS, after), nn.SiLU())
+        super().__init__(
+            nn.Conv1d(before, after, _KERNEL, padding=_KERNEL // 2), nn.GroupNorm(_GROUPS, after), nn.SiLU()
+        )
 
 
 def _listed(blocks: nn.Module) -> nn.ModuleList:
