@@ -36,7 +36,8 @@ RESULTS = Path(__file__).parent / "results" / "pusht.json"
 POLICIES = ("diffusion_policy", "flow_policy")
 OPTIONS = (
     "--sequence-length 16 --batch-size 128 --total-steps 20000 --learning-rate 5e-4 --warmup-steps 500 "
-    "--schedule cosine --weight-decay 1e-6 --grad-clip 10 --ema-decay 0.999 --precision bf16 --save-interval 500 --num-threads 1"
+    "--schedule cosine --weight-decay 1e-6 --grad-clip 10 --ema-decay 0.999 --precision bf16 "
+    "--save-interval 500 --num-threads 1"
 )
 NUM_EPISODES = 100
 FIRST_SEED = 100_000  # as published: beyond the seeds that demonstrations could have

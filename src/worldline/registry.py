@@ -60,6 +60,16 @@ FAMILIES: tuple[Family, ...] = (
         size_aliases=(("medium", "base"),),
     ),
     Family(
+        name="act",
+        module="worldline.models.act",
+        model="ACT",
+        config="ACTConfig",
+        default_size="small",
+        description="Imitation: chunks of actions by a transformer, averaged where they overlap.",
+        aliases=("action-chunking",),
+        size_aliases=(("large", "paper"),),
+    ),
+    Family(
         name="diffusion_policy",
         module="worldline.models.diffusion_policy",
         model="DiffusionPolicy",
@@ -78,6 +88,16 @@ FAMILIES: tuple[Family, ...] = (
         description="Imitation: chunks of actions by flow matching, in few steps.",
         aliases=("flow", "flow-policy"),
         size_aliases=(("large", "paper"),),
+    ),
+    Family(
+        name="vla",
+        module="worldline.models.vla",
+        model="VLA",
+        config="VLAConfig",
+        default_size="small",
+        description="Imitation from images, instructions and numbers: a transformer with a head for chunks of actions.",
+        aliases=("vision-language-action",),
+        size_aliases=(("medium", "base"),),
     ),
 )
 

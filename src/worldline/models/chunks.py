@@ -15,7 +15,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
 from worldline.models.base import Model
 from worldline.models.execution import ChunkState, advance, blend, remember
-from worldline.models.inputs import InputLayer, Inputs, Layout
+from worldline.models.inputs import InputLayer, Inputs, Layout, check_image_settings
 from worldline.models.observations import named_obs, shapes_by_name
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.masking import extend, masked_mean
@@ -40,7 +40,7 @@ _NOISE_SEED = 0  # of the noise from which a deterministic action begins
 class ChunkConfig:
     """Settings that all policies of chunks have."""
 
-    obs_shape: ObsShape  # of one observation, or by name: vectors, images of one size, bytes called "instruction"
+    obs_shape: ObsShape  # of one observation, or by name: vectors, images of one size, bytes called "language"
     action_dim: int  # A
     action_type: Literal["continuous", "discrete", "multi_discrete"] = "continuous"
     horizon: int = 16  # H, the rows of a window, and of what is predicted from it
@@ -62,14 +62,12 @@ class ChunkConfig:
             ("horizon", 1, _MAX_ROWS),
             ("num_obs", 1, self.horizon),
             ("num_executed", 1, self.num_planned),
-            ("image_shift", 0, 64),
         ):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} must be between {low} and {high}; got {getattr(self, name)}.")
         if self.ensemble_rate is not None and not 0 <= self.ensemble_rate < 100:
             raise ConfigError(f"ensemble_rate must be at least 0 (0.01 is published); got {self.ensemble_rate}.")
-        if not self.image_widths or any(width < 8 or width % 8 for width in self.image_widths):
-            raise ConfigError(f"image_widths must be multiples of 8, such as (32, 64); got {self.image_widths}.")
+        check_image_settings(self.image_widths, self.image_shift)
         Layout.of(self.obs_shapes)
 
     @property
@@ -199,8 +197,3 @@ class ChunkPolicy(Model):
 def mean_over_actions(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of `values [B, H, A]` over all real actions, `mask [B, H]`, as a scalar."""
     return masked_mean(values.mean(-1), mask)
-
-
-def absolute_error(predicted: Tensor, actions: Tensor, mask: Tensor) -> Any:
-    """Return the mean absolute error `[]` of normalised actions, for the log."""
-    return mean_over_actions((predicted.detach() - actions).abs(), mask)

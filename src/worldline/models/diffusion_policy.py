@@ -19,33 +19,18 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from worldline.errors import ConfigError
-from worldline.models.chunks import ChunkConfig, ChunkPolicy
+from worldline.models.chunks import ChunkPolicy
+from worldline.models.denoiser import Denoiser, DenoisingConfig
 from worldline.models.features import FeatureEncoder
-from worldline.models.heads import Denoiser, DiffusionHead
+from worldline.models.heads import DiffusionHead
 from worldline.models.inputs import Inputs
 
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"widths": (32, 64)},
-    "small": {"widths": (64, 128, 256)},
-    "paper": {"widths": (256, 512, 1024)},
+    "tiny": {"mlp_units": 64, "mlp_blocks": 1},
+    "small": {},
+    "unet": {"network": "unet"},
+    "paper": {"network": "unet", "unet_widths": (256, 512, 1024)},
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DenoisingConfig(ChunkConfig):
-    """Settings that policies share which make a chunk from noise."""
-
-    widths: tuple[int, ...] = (64, 128, 256)  # channels of the levels of the U-Net; the horizon is halved between them
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.widths or any(width < 8 or width % 8 for width in self.widths):
-            raise ConfigError(f"widths must be multiples of 8, such as (64, 128, 256); got {self.widths}.")
-        stride = 2 ** (len(self.widths) - 1)
-        if self.horizon % stride:
-            raise ConfigError(
-                f"horizon must be a multiple of {stride} with {len(self.widths)} widths; got {self.horizon}."
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +57,7 @@ class DiffusionPolicy(ChunkPolicy):
     def __init__(self, config: DiffusionPolicyConfig) -> None:
         super().__init__(config, kind="range")
         self.encoder = FeatureEncoder(self.inputs.layout, config.num_obs, config.image_widths)
-        denoiser = Denoiser(self.encoder.out_features, config.action_dim, config.widths, scale=1000 / config.num_levels)
+        denoiser = Denoiser(config, self.encoder.out_features, scale=1000 / config.num_levels)
         self.head = DiffusionHead(denoiser, num_levels=config.num_levels, num_steps=config.num_steps)
 
     def chunk_loss(self, inputs: Inputs, actions: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """Chunks of actions, carried out one action at a time, in N environments whose episodes begin at different times.
 
-Two ways of it, which differ in what a new chunk does to the actions that earlier ones planned for the same steps:
+Two ways of it differ in what a new chunk does to the actions that earlier ones planned for the same steps:
 
-- receding horizon (Chi et al. 2023): a chunk replaces them; a new one is made once `num_executed` of it were carried out
+- receding horizon (Chi et al. 2023): a chunk replaces them; a new one is made once `num_executed` of it were taken
 - temporal ensembling (Zhao et al. 2023, section 4.2): one is made at every step, and the action taken is the mean of
   those that all chunks planned for this step, where the i-th chunk, the oldest being 0, has the weight exp(-m i)
 """

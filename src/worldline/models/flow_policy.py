@@ -1,8 +1,7 @@
 """Flow policy: chunks of actions by flow matching (Lipman et al.: "Flow Matching for Generative Modeling", ICLR 2023).
 
-Everything is as in `diffusion_policy`, the network included, but for what is learnt and how it is sampled: the velocity
-of the straight lines between noise and chunks, followed in few steps, as in pi-0 (Black et al. 2024). Deviation from the
-latter: times are uniform.
+All is as in `diffusion_policy`, the network included, but for what is learnt and how it is sampled: the velocity of the
+straight lines between noise and chunks, followed in few steps, as in pi-0 (Black et al. 2024), but with uniform times.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from worldline.errors import ConfigError
 from worldline.models.chunks import ChunkPolicy
-from worldline.models.diffusion_policy import SIZES, DenoisingConfig
+from worldline.models.denoiser import Denoiser, DenoisingConfig
+from worldline.models.diffusion_policy import SIZES
 from worldline.models.features import FeatureEncoder
-from worldline.models.heads import Denoiser, FlowHead
+from worldline.models.heads import FlowHead
 from worldline.models.inputs import Inputs
 
 __all__ = ["SIZES", "FlowPolicy", "FlowPolicyConfig"]
@@ -43,7 +43,7 @@ class FlowPolicy(ChunkPolicy):
     def __init__(self, config: FlowPolicyConfig) -> None:
         super().__init__(config, kind="range")
         self.encoder = FeatureEncoder(self.inputs.layout, config.num_obs, config.image_widths)
-        denoiser = Denoiser(self.encoder.out_features, config.action_dim, config.widths, scale=1000.0)
+        denoiser = Denoiser(config, self.encoder.out_features, scale=1000.0)
         self.head = FlowHead(denoiser, num_steps=config.num_steps, solver=config.solver)
 
     def chunk_loss(self, inputs: Inputs, actions: Tensor, mask: Tensor) -> dict[str, Tensor]:

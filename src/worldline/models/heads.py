@@ -6,14 +6,12 @@ All three see normalised actions `[B, H, A]` and features `[B, D]`, and are inte
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from worldline.models.chunks import mean_over_actions
-from worldline.nn.time_embedding import TimeEmbedding
-from worldline.nn.unet1d import ConditionalUNet1d
+from worldline.models.denoiser import Denoiser
 from worldline.ops.diffusion import (
     add_noise,
     cumulative_alphas,
@@ -64,30 +62,6 @@ class RegressionHead(Head):
     def _chunk(self, features: Tensor) -> Tensor:
         chunk: Tensor = self.net(features).float().unflatten(-1, self.shape)
         return chunk
-
-
-class Denoiser(nn.Module):
-    """The network of the two heads that follow: a U-Net over the chunk, conditioned on time and features.
-
-    Args:
-        features: D.
-        action_dim: A.
-        widths: Channels of the levels of the U-Net.
-        scale: Of times, so that all of them span about 1,000.
-    """
-
-    def __init__(self, features: int, action_dim: int, widths: Sequence[int], *, scale: float) -> None:
-        super().__init__()
-        size = 2 * widths[0]
-        self.time = nn.Sequential(
-            TimeEmbedding(size, scale=scale), nn.Linear(size, 2 * size), nn.SiLU(), nn.Linear(2 * size, size)
-        )
-        self.net = ConditionalUNet1d(action_dim, size + features, widths)
-
-    def forward(self, x: Tensor, time: Tensor, features: Tensor) -> Tensor:
-        """Map `x [B, H, A]` at `time [B]` to `[B, H, A]`, float32."""
-        result: Tensor = self.net(x, torch.cat([self.time(time), features], -1)).float()
-        return result
 
 
 class DiffusionHead(Head):

@@ -1,6 +1,6 @@
 """What a policy observes, made ready for a network: numbers normalised, images in [-1, 1], text as bytes.
 
-An observation is one of three by its shape and name: an image has three dimensions, what is called `instruction` is the
+An observation is one of three by its shape and name: an image has three dimensions, what is called `language` is the
 bytes of a text in UTF-8, with zeros behind it, and all else is numbers.
 """
 
@@ -9,18 +9,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldline.episode import is_channels_first, is_image
+from worldline.errors import ConfigError
 from worldline.models.observations import check_shapes
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.augment import random_shift
+from worldline.ops.twohot import symlog
 from worldline.statistics import ColumnStatistics
 
-INSTRUCTION = "instruction"  # the name of observations that are text
+LANGUAGE = "language"  # the name of observations that are text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class Layout:
         """
         images = {name: shape for name, shape in shapes.items() if is_image(shape)}
         check_shapes(shapes, images)
-        texts = tuple(name for name in shapes if name == INSTRUCTION)
+        texts = tuple(name for name in shapes if name == LANGUAGE)
         vectors = tuple(name for name in shapes if name not in images and name not in texts)
         channels_first = [shape if is_channels_first(shape) else (shape[2], *shape[:2]) for shape in images.values()]
         _, height, width = channels_first[0] if images else (0, 0, 0)
@@ -71,17 +74,19 @@ class InputLayer(nn.Module):
 
     Args:
         shapes: Of every observation, by name.
-        kind: How numbers are normalised.
+        kind: How numbers are normalised: by "standard" or "range" of the data, or by "symlog" without it.
         shift: By how many pixels images are moved while training.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, kind: str, shift: int) -> None:
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], *, kind: Literal["symlog", "standard", "range"], shift: int
+    ) -> None:
         super().__init__()
         self.layout = Layout.of(shapes)
         self.shift = shift
         self.is_channels_first = {name: is_channels_first(shapes[name]) for name in self.layout.images}
         size = self.layout.vector_size
-        self.normalizer = Normalizer((size,), kind="range" if kind == "range" else "standard") if size else None
+        self.normalizer = Normalizer((size,), kind=kind) if size and kind != "symlog" else None
 
     @property
     def is_fitted(self) -> bool:
@@ -106,8 +111,9 @@ class InputLayer(nn.Module):
         """Return what networks take of `obs`, each `[B, n, *obs]`."""
         layout = self.layout
         vectors = images = text = None
-        if self.normalizer is not None:
-            vectors = self.normalizer(torch.cat([obs[name].float().flatten(2) for name in layout.vectors], -1))
+        if layout.vectors:
+            joined = torch.cat([obs[name].float().flatten(2) for name in layout.vectors], -1)
+            vectors = symlog(joined) if self.normalizer is None else self.normalizer(joined)
         if layout.images:
             images = self._images(obs)
         if layout.texts:
@@ -123,6 +129,18 @@ class InputLayer(nn.Module):
             shape = joined.shape
             joined = random_shift(joined.flatten(1, 2), self.shift).view(shape)
         return joined.float().div(127.5).sub(1.0)
+
+
+def check_image_settings(widths: tuple[int, ...], shift: int) -> None:
+    """Check the settings of an image network.
+
+    Raises:
+        ConfigError: One is out of range.
+    """
+    if not widths or any(width < 8 or width % 8 for width in widths):
+        raise ConfigError(f"image_widths must be multiples of 8, such as (32, 64, 128); got {widths}.")
+    if not 0 <= shift <= 64:
+        raise ConfigError(f"image_shift must be between 0 and 64 pixels; got {shift}.")
 
 
 def _joined(columns: list[ColumnStatistics]) -> ColumnStatistics:

@@ -1,7 +1,8 @@
 """A convolutional U-Net over time, modulated by features: what denoises chunks of actions.
 
-Janner et al.: "Planning with Diffusion for Flexible Behavior Synthesis" (2022), as Chi et al. ("Diffusion Policy", 2023)
-condition it: every block scales and shifts its channels by a linear function of the condition (FiLM, Perez et al. 2018).
+Janner et al.: "Planning with Diffusion for Flexible Behavior Synthesis" (2022), as Chi et al. ("Diffusion Policy",
+2023) condition it: every block scales and shifts its channels by a linear function of the condition (FiLM, Perez et al.
+2018).
 """
 
 from __future__ import annotations
