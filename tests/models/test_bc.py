@@ -204,8 +204,10 @@ def test_other_actions_than_it_was_built_for():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"obs_shape": (64, 64, 3)}, "Use dreamerv3 or tdmpc2, which learn from images"),
-        ({"obs_shape": {"camera": (8, 8, 3), "joints": (3,)}}, "'camera'"),
+        ({"obs_shape": {"left": (8, 8, 3), "right": (16, 16, 3)}}, "Resize them"),
+        ({"image_widths": (12,)}, "image_widths must be multiples of 8"),
+        ({"image_shift": -1}, "image_shift must be between"),
+        ({"loss": "squared"}, "discrete ones have loss='likelihood'"),
         ({"obs_shape": (0,)}, "positive dimensions"),
         ({"units": 0}, "units must be between"),
         ({"layers": 65}, "layers must be between"),
