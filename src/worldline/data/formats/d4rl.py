@@ -12,8 +12,8 @@ terminal or timeout; steps after the last one are an episode that was cut off. `
 `next_observations` at the end of an episode, where there are any. Other groups (`infos`, `metadata`) are not read.
 
 Worldline adds the group `worldline`, so that a round trip is exact: `episode_ends`, `terminated`, `truncated`,
-`has_final_obs`, `final_observations` and `meta` (JSON in uint8), with attributes as in the other layouts. The layout has
-one observation; a dict of them is refused.
+`has_final_obs`, `final_observations` and `meta` (JSON in uint8), with attributes as in the other layouts. The layout
+has one observation; a dict of them is refused.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from worldline.data.formats.recording import (
     meta_to_bytes,
     one_episode,
 )
-from worldline.data.store import OBS, TERMINATION, StoredRows
+from worldline.data.store import OBS, TERMINATION, EpisodeStore, pieces
 from worldline.episode import Array, DataSpec
-from worldline.errors import DataError, FileError
+from worldline.errors import DataError
 
 _KEYS = ("observations", "actions", "rewards", "terminals")
 _OWN = "worldline"
@@ -90,7 +90,10 @@ class D4RLRecording(Recording):
         actions = self._columns["actions"]
         is_counted = actions.dtype.kind in "iu" and sizes is None
         self.spec = make_spec(
-            self.path, {"obs": self._columns["observations"].shape[1:]}, actions.read(0, None if is_counted else 1), sizes
+            self.path,
+            {"obs": self._columns["observations"].shape[1:]},
+            actions.read(0, None if is_counted else 1),
+            sizes,
         )
         if own is not None:
             self.obs_dtype = self._columns["observations"].dtype
@@ -156,8 +159,8 @@ class D4RLRecording(Recording):
             raise DataError(f"{self.path}: final_observations has rows of shape {self._finals.shape[1:]}. {DAMAGED}")
         self._ends = ends.astype(np.int64)
         self._terminated, self._truncated, self._has_final_obs = (flag.astype(bool) for flag in flags)
-        text = own.column("meta").read().tobytes() if "meta" in own else None
-        self._meta = meta_from_bytes(self.path, text, len(ends))
+        meta = own.column("meta").read().tobytes() if "meta" in own else None
+        self._meta = [{}] * len(ends) if meta is None else meta_from_bytes(self.path, meta, len(ends))
 
 
 def _check_rows(path: Path, column: Column, rows: int) -> None:
@@ -165,9 +168,7 @@ def _check_rows(path: Path, column: Column, rows: int) -> None:
         raise DataError(f"{path}: {column.name} has {column.shape[0]} rows; expected {rows}, one per step.")
 
 
-def write(
-    path: Path, store: StoredRows, spec: DataSpec, *, meta: Sequence[Mapping[str, Any]], compress: bool = False
-) -> None:
+def write(path: Path, store: EpisodeStore, spec: DataSpec, *, meta: Sequence[Mapping[str, Any]]) -> None:
     """Write all episodes of a store, whole or not at all.
 
     Raises:
@@ -179,18 +180,19 @@ def write(
             f"D4RL's layout has one observation; this data has {', '.join(spec.obs_shape)}. Choose another format."
         )
     ends = np.cumsum(store.steps)
+    num_steps = int(ends[-1])
     closing = store.first_rows + store.steps
     flags = store.columns["flags"]
-    terminals = np.zeros(store.num_steps, dtype=bool)
+    terminals = np.zeros(num_steps, dtype=bool)
     terminals[ends - 1] = flags[closing - 1, TERMINATION]
-    timeouts = np.zeros(store.num_steps, dtype=bool)
+    timeouts = np.zeros(num_steps, dtype=bool)
     timeouts[ends - 1] = ~terminals[ends - 1]  # however the episode ended, so that readers never run two together
     with new_hdf5(path) as file:
         names = {"observations": "obs", "actions": "actions", "rewards": "rewards"}
         for key, name in names.items():
             column = store.columns[name]
-            rows = file.create_dataset(key, (store.num_steps, *column.shape[1:]), column.dtype, track_times=False)
-            for start, piece in zip(ends - store.steps, store.pieces(name), strict=True):
+            rows = file.create_dataset(key, (num_steps, *column.shape[1:]), column.dtype, track_times=False)
+            for start, piece in zip(ends - store.steps, pieces(store, column), strict=True):
                 rows[start : start + len(piece)] = piece
         add_array(file, "terminals", terminals)
         add_array(file, "timeouts", timeouts)

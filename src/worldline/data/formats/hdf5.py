@@ -7,8 +7,8 @@
     episode_1/...
 
 Episodes come in the order of their numbers, and `episode_00007` is `episode_7`. Row t has the observation, the action
-taken there and the reward that followed. What the last step led to, and how the episode ended, is not in that layout: such
-an episode is read as cut off (truncated), without a final observation.
+taken there and the reward that followed. What the last step led to, and how the episode ended, is not in that layout:
+such an episode is read as cut off (truncated), without a final observation.
 
 Worldline adds, so that a round trip is exact: the groups `final_observations`, the attributes `terminated`, `truncated`
 and `meta` (JSON) of an episode, and `worldline_format`, `action_sizes` and `plain_obs` of the file. Other readers pass
@@ -27,7 +27,7 @@ from worldline.data.block import EpisodeBlock
 from worldline.data.formats.hdf5_file import Group, HDF5File, is_hdf5
 from worldline.data.formats.hdf5_writer import FORMAT, add_array, add_format, add_meta, new_hdf5
 from worldline.data.formats.recording import Recording, joined_meta, make_spec, obs_names, one_episode
-from worldline.data.store import StoredRows
+from worldline.data.store import EpisodeStore, read_episode
 from worldline.episode import Array, DataSpec, named_obs, unnamed_obs
 from worldline.errors import DataError, FileError
 
@@ -144,9 +144,7 @@ def check_format(group: Group) -> None:
         raise FileError(f"{group.file.path} has format {version}; this release reads {FORMAT}. Update Worldline.")
 
 
-def write(
-    path: Path, store: StoredRows, spec: DataSpec, *, meta: Sequence[Mapping[str, Any]], compress: bool = False
-) -> None:
+def write(path: Path, store: EpisodeStore, spec: DataSpec, *, meta: Sequence[Mapping[str, Any]]) -> None:
     """Write all episodes of a store, whole or not at all.
 
     Raises:
@@ -157,14 +155,14 @@ def write(
     with new_hdf5(path) as file:
         add_format(file, spec.action_sizes, is_plain=is_plain)
         for index, about in enumerate(meta):
-            episode = store.episode(index, meta=about)
+            episode = read_episode(store, index, about)
             group = file.create_group(f"{_EPISODE}{index}")
             add_meta(group, about)
             group.attrs["terminated"], group.attrs["truncated"] = episode.terminated, episode.truncated
-            add_array(group, "actions", episode.actions, compress=compress)
+            add_array(group, "actions", episode.actions)
             add_array(group, "rewards", episode.rewards)
             for name, column in named_obs(episode.obs).items():
                 key = _PLAIN if is_plain else name.removeprefix("obs.")
-                add_array(group, f"{_OBSERVATIONS}/{key}", column, compress=compress)
+                add_array(group, f"{_OBSERVATIONS}/{key}", column)
                 if episode.final_obs is not None:
                     add_array(group, f"{_FINAL}/{key}", named_obs(episode.final_obs)[name][None])

@@ -1,25 +1,24 @@
 """HDF5 files that nobody vouches for: which of their groups, arrays and attributes may be read, and reading them.
 
-HDF5 can do much that data does not need and that harms: links to other files, arrays whose bytes lie elsewhere or do not
-exist, filters that are loaded as plugins, a chunk of a megabyte that inflates to gigabytes. So only this is read: hard
-links to groups and to arrays of plain numbers, contiguous or in chunks that are all there, as they are or with gzip and
-shuffle. Chunks with gzip are inflated here and not by the library, which would inflate without a limit.
+HDF5 can do much that data does not need and that harms: links to other files, arrays whose bytes lie elsewhere or do
+not exist, filters that are loaded as plugins, a chunk of a megabyte that inflates to gigabytes. So only this is read:
+hard links to groups and to arrays of plain numbers, contiguous or in chunks that are all there, as they are or with
+gzip and shuffle. Chunks with gzip are inflated here and not by the library, which would inflate without a limit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worldline.data.formats.chunks import MAX_BAND_BYTES, ChunkedRows, inflate
 from worldline.data.formats.recording import DAMAGED, MAX_META_BYTES, MAX_ROW_BYTES, check_size
 from worldline.episode import Array
 from worldline.errors import DataError, FileError, WorldlineError, nearest, shown
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
-_MAX_BAND_BYTES = 32 << 20  # of one row of chunks, which is what is inflated at once
 _GZIP, _SHUFFLE = 1, 2  # numbers of filters
 _REPACK = "Write it again with: h5repack -f GZIP=4 OLD NEW"
 _ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
@@ -126,6 +124,12 @@ class Group:
             found = nearest(missing[0], [key[:80] for key in self.keys[:20]])
             raise FileError(f"{self.file.path}: {self.name or 'the file'} lacks {', '.join(missing)}. {found}")
 
+    def is_group(self, key: str) -> bool:
+        """Tell whether `key` is a group in this one."""
+        import h5py
+
+        return isinstance(self._item(key), h5py.Group)
+
     def group(self, key: str) -> Group:
         """Return the group `key` in this one.
 
@@ -158,11 +162,9 @@ class Group:
         Raises:
             FileError: One is none that is read, or they are nested more than `depth` deep.
         """
-        import h5py
-
         found: dict[str, Column] = {}
         for key in self.keys:
-            if isinstance(self._item(key), h5py.Dataset):
+            if not self.is_group(key):
                 found[key] = self.column(key)
             elif depth == 0:
                 raise FileError(f"{self.file.path}: {self._path(key)} is nested too deeply. Expected arrays.")
@@ -225,7 +227,7 @@ class Group:
             if name not in self._group.attrs:
                 return None
             attribute = self._group.attrs.get_id(name)
-            if attribute.get_storage_size() > MAX_META_BYTES or len(attribute.shape) > 1:
+            if len(attribute.shape) > 1 or math.prod(attribute.shape) * attribute.dtype.itemsize > MAX_META_BYTES:
                 raise DataError(f"{self.file.path}: {where} is too long. Leave it out.")
             return self._group.attrs[name]
 
@@ -261,7 +263,7 @@ class Column:
         self.name = name
         self._file = file
         self._dataset = dataset
-        self._band: tuple[int, Array] | None = None  # the row of chunks that was inflated last, and its number
+        self._chunked: ChunkedRows | None = None
         with file.errors(name):
             self.shape: tuple[int, ...] = tuple(dataset.shape or ())
             self.dtype: np.dtype[Any] = dataset.dtype
@@ -283,14 +285,8 @@ class Column:
         with self._file.errors(self.name):
             if not self._filters:
                 return np.ascontiguousarray(self._dataset[start:stop])
-            assert self._chunks is not None
-            rows = np.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
-            size = self._chunks[0]
-            for number in range(start // size, -(-stop // size)):
-                first = max(start, number * size)
-                last = min(stop, (number + 1) * size)
-                rows[first - start : last - start] = self._inflated(number)[first - number * size : last - number * size]
-            return rows
+            assert self._chunked is not None
+            return self._chunked.read(start, stop)
 
     def _fail(self, what: str, fix: str = DAMAGED) -> FileError:
         return FileError(f"{self._file.path}: {self.name} {what}. {fix}")
@@ -321,60 +317,31 @@ class Column:
             if stored != self.num_bytes:
                 raise self._fail(f"declares {self.num_bytes:,} bytes, but {stored:,} are there")
             return
-        self._grid = [range(0, size, chunk) for size, chunk in zip(self.shape, self._chunks, strict=True)]
-        if self._chunks[0] * self.row_bytes > _MAX_BAND_BYTES or self._chunk_bytes > _MAX_BAND_BYTES:
+        chunk_bytes = math.prod(self._chunks) * self.dtype.itemsize
+        if max(chunk_bytes, self._chunks[0] * self.row_bytes) > MAX_BAND_BYTES:
             raise self._fail(f"has chunks of {self._chunks}, too large to be read one by one", _REPACK)
-        if (there := self._dataset.id.get_num_chunks()) != (needed := math.prod(map(len, self._grid))):
+        needed = math.prod(-(-size // chunk) for size, chunk in zip(self.shape, self._chunks, strict=True))
+        if (there := self._dataset.id.get_num_chunks()) != needed:
             raise self._fail(f"has {there:,} of {needed:,} chunks: some rows were never written")
-
-    @property
-    def _chunk_bytes(self) -> int:
-        assert self._chunks is not None
-        return math.prod(self._chunks) * self.dtype.itemsize
-
-    def _inflated(self, number: int) -> Array:
-        """Return one row of chunks, `[chunk rows, *shape]`; what is beyond the end of the array is anything."""
-        if self._band is not None and self._band[0] == number:
-            return self._band[1]
-        assert self._chunks is not None
-        band = np.empty((self._chunks[0], *self.shape[1:]), dtype=self.dtype)
-        for offset in itertools.product((number * self._chunks[0],), *self._grid[1:]):
-            chunk = self._chunk(offset)
-            place = tuple(slice(at, at + size) for at, size in zip(offset[1:], self._chunks[1:], strict=True))
-            target = band[(slice(None), *place)]
-            target[...] = chunk[tuple(slice(0, size) for size in target.shape)]
-        self._band = number, band
-        return band
+        self._chunked = ChunkedRows(self.shape, self._chunks, self.dtype, self._chunk)
 
     def _chunk(self, offset: tuple[int, ...]) -> Array:
-        stored = self._dataset.id.get_chunk_info_by_coord(offset)
-        if stored.size > self._chunk_bytes + self._chunk_bytes // 100 + 1024:
-            raise self._fail(f"has a chunk of {stored.size:,} bytes for {self._chunk_bytes:,}")
+        assert self._chunks is not None
+        size = math.prod(self._chunks) * self.dtype.itemsize
+        stored = self._dataset.id.get_chunk_info_by_coord(offset).size
+        if stored > size + size // 100 + 1024:
+            raise self._fail(f"has a chunk of {stored:,} bytes for {size:,}")
         skipped, data = self._dataset.id.read_direct_chunk(offset)
         for index, kind in reversed(list(enumerate(self._filters))):
-            if skipped >> index & 1:
-                continue
-            data = self._gunzip(data) if kind == _GZIP else _unshuffle(data, self.dtype.itemsize)
-        if len(data) != self._chunk_bytes:
-            raise self._fail(f"has a chunk that holds {len(data):,} bytes, not {self._chunk_bytes:,}")
-        return np.frombuffer(data, dtype=self.dtype).reshape(self._chunks)  # type: ignore[arg-type]
-
-    def _gunzip(self, data: bytes) -> bytes:
-        stream = zlib.decompressobj()
-        try:
-            inflated = stream.decompress(data, self._chunk_bytes)
-            surplus = b"" if stream.eof else stream.decompress(stream.unconsumed_tail, 1)
-        except zlib.error as error:
-            raise self._fail(f"has a chunk that gzip cannot read ({error})") from error
-        if surplus:
-            raise self._fail("has a chunk that inflates to more than it says")
-        if not stream.eof:
-            raise self._fail("has a chunk that ends too early")
-        return inflated
+            if not skipped >> index & 1:
+                data = inflate(data, size) if kind == _GZIP else _unshuffle(data, self.dtype.itemsize)
+        if len(data) != size:
+            raise self._fail(f"has a chunk that holds {len(data):,} bytes, not {size:,}")
+        return np.frombuffer(data, dtype=self.dtype).reshape(self._chunks)
 
 
 def _unshuffle(data: bytes, itemsize: int) -> bytes:
     """Return numbers whose bytes were stored first bytes first, then second bytes, and so on."""
     count, rest = divmod(len(data), itemsize)
     body = np.frombuffer(data, dtype=np.uint8, count=count * itemsize)
-    return body.reshape(itemsize, count).T.tobytes() + data[len(data) - rest :]
+    return bytes(body.reshape(itemsize, count).T.tobytes()) + data[len(data) - rest :]

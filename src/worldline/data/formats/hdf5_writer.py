@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import h5py
 
 FORMAT = 1  # of what Worldline adds to each layout
-_CHUNK_BYTES = 1 << 20  # of compressed arrays; rows that are read together are compressed together
 
 
 @contextlib.contextmanager
@@ -38,13 +37,9 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
         raise FileError(f"{path} cannot be written: {reason}. Choose a folder you may write to.") from error
 
 
-def add_array(group: h5py.Group, name: str, array: Array, *, compress: bool = False) -> None:
+def add_array(group: h5py.Group, name: str, array: Array) -> None:
     """Write an array into a group; equal arrays make equal files."""
-    settings: dict[str, Any] = {}
-    if compress and array.ndim and array.size:
-        rows = max(1, _CHUNK_BYTES // max(1, array[0].nbytes))
-        settings = {"chunks": (min(rows, len(array)), *array.shape[1:]), "compression": "gzip", "shuffle": True}
-    group.create_dataset(name, data=array, track_times=False, **settings)
+    group.create_dataset(name, data=array, track_times=False)
 
 
 def add_meta(group: h5py.Group, meta: Mapping[str, Any]) -> None:

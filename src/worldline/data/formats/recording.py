@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -217,3 +217,40 @@ def joined_meta(where: str, language: str | None, text: str | None) -> dict[str,
     if not isinstance(meta, dict):
         raise DataError(f"{where}: meta is not a JSON object. Leave it out.")
     return meta if language is None else {**meta, "language": language}
+
+
+def meta_to_bytes(meta: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the `meta` of all episodes as one JSON text.
+
+    Raises:
+        DataError: It is not JSON, or too long.
+    """
+    try:
+        text = json.dumps([dict(item) for item in meta], allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The meta of an episode cannot be saved as JSON: {error}. Keep to plain values.") from error
+    if len(text) > max_meta_bytes(len(meta)):
+        raise DataError(f"The meta of the episodes takes {len(text):,} bytes as JSON. Keep it to a few words each.")
+    return text.encode()
+
+
+def meta_from_bytes(path: Path, text: bytes, num_episodes: int) -> Sequence[Mapping[str, Any]]:
+    """Return what `meta_to_bytes` made one text of.
+
+    Raises:
+        DataError: It is too long, or not a JSON list with one object per episode.
+    """
+    if len(text) > max_meta_bytes(num_episodes):
+        raise DataError(f"{path}: meta is too long. Leave it out.")
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: meta is not JSON ({error}). Leave it out.") from error
+    if not isinstance(meta, list) or len(meta) != num_episodes or not all(isinstance(item, dict) for item in meta):
+        raise DataError(f"{path}: meta must be a list of {num_episodes} objects. Leave it out.")
+    return meta
+
+
+def max_meta_bytes(num_episodes: int) -> int:
+    """Return the most bytes of the `meta` of all episodes: parsed, JSON takes many times its length."""
+    return (1 << 20) + 256 * num_episodes

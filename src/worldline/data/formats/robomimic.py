@@ -8,12 +8,12 @@
     data/demo_0/@num_samples, data/@total, data/@env_args
 
 Demonstrations come in the order of their numbers. Row t has the observation, the action taken there and the reward that
-followed, as here; `final_obs` is the last row of `next_obs`. robomimic marks by `dones` a task that succeeded, the end of
-a demonstration, or both, as its file was made. Only the last row decides how the episode ended: a done there counts as
-a termination, none as cut off; dones before it are passed over. Simulator `states` and `mask` are not read.
+followed, as here; `final_obs` is the last row of `next_obs`. robomimic marks by `dones` a task that succeeded, the end
+of a demonstration, or both, as its file was made. Only the last row decides how the episode ended: a done there counts
+as a termination, none as cut off; dones before it are passed over. Simulator `states` and `mask` are not read.
 
-Worldline adds attributes that make a round trip exact: `terminated`, `truncated`, `has_final_obs`, `language` and `meta`
-of a demonstration, `worldline_format`, `action_sizes` and `plain_obs` of `data`.
+Worldline adds attributes that make a round trip exact: `terminated`, `truncated`, `has_final_obs`, `language` and
+`meta` of a demonstration, `worldline_format`, `action_sizes` and `plain_obs` of `data`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from worldline.data.formats.hdf5 import check_format
 from worldline.data.formats.hdf5_file import Group, HDF5File, is_hdf5
 from worldline.data.formats.hdf5_writer import add_array, add_format, add_meta, new_hdf5
 from worldline.data.formats.recording import Recording, joined_meta, make_spec, obs_names, one_episode
-from worldline.data.store import StoredRows
+from worldline.data.store import EpisodeStore, read_episode
 from worldline.episode import Array, DataSpec, named_obs, unnamed_obs
 from worldline.errors import DataError, FileError
 
@@ -127,9 +127,7 @@ class RobomimicRecording(Recording):
         return {name: column.read(steps - 1, steps)[0] for name, column in columns.items()}
 
 
-def write(
-    path: Path, store: StoredRows, spec: DataSpec, *, meta: Sequence[Mapping[str, Any]], compress: bool = False
-) -> None:
+def write(path: Path, store: EpisodeStore, spec: DataSpec, *, meta: Sequence[Mapping[str, Any]]) -> None:
     """Write all episodes of a store, whole or not at all. `next_obs` is written, so observations are there twice.
 
     Raises:
@@ -140,11 +138,11 @@ def write(
     with new_hdf5(path) as file:
         data = file.create_group(_DATA)
         add_format(data, spec.action_sizes, is_plain=is_plain)
-        data.attrs["total"] = store.num_steps
+        data.attrs["total"] = int(store.steps.sum())
         env = str(meta[0].get("env", ""))
         data.attrs["env_args"] = json.dumps({"env_name": env, "type": _GYM, "env_kwargs": {}})
         for index, about in enumerate(meta):
-            episode = store.episode(index, meta=about)
+            episode = read_episode(store, index, about)
             demo = data.create_group(f"{_DEMO}{index}")
             add_meta(demo, about)
             demo.attrs["num_samples"] = len(episode)
@@ -152,11 +150,11 @@ def write(
             demo.attrs["has_final_obs"] = episode.final_obs is not None
             dones = np.zeros(len(episode), dtype=np.int64)
             dones[-1] = episode.terminated
-            add_array(demo, "actions", episode.actions, compress=compress)
+            add_array(demo, "actions", episode.actions)
             add_array(demo, "rewards", episode.rewards)
             add_array(demo, "dones", dones)
             for name, column in named_obs(episode.obs).items():
                 key = _PLAIN if is_plain else name.removeprefix("obs.")
                 last = column[-1] if episode.final_obs is None else named_obs(episode.final_obs)[name]
-                add_array(demo, f"obs/{key}", column, compress=compress)
-                add_array(demo, f"next_obs/{key}", np.concatenate([column[1:], last[None]]), compress=compress)
+                add_array(demo, f"obs/{key}", column)
+                add_array(demo, f"next_obs/{key}", np.concatenate([column[1:], last[None]]))
