@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from worldline.batch import Batch, Obs
 from worldline.device import device_of
 from worldline.episode import Array
 from worldline.errors import DataError
-from worldline.mode import evaluating
 from worldline.models.base import Model
-from worldline.protocols import Fitted
+from worldline.models.chunks import ChunkConfig, ChunkPolicy
+from worldline.models.inputs import LANGUAGE
+from worldline.models.predict import predict
+from worldline.protocols import Fitted, Policy
 from worldline.statistics import ColumnStatistics
 
-STATE, INSTRUCTION = "state", "instruction"  # what the policy calls all vectors together, and the text
-_OBSERVATIONS, _ACTIONS, _LANGUAGE = "observations", "actions", "language"
+STATE = "state"  # what the policy calls all vectors together
+_OBSERVATIONS, _ACTIONS = "observations", "actions"
 
 
 class ImitationModel(nn.Module):
@@ -71,14 +74,16 @@ class ImitationModel(nn.Module):
 
     def act(
         self,
-        obs: Obs | Mapping[str, Any],
+        obs: Obs,
         state: Any = None,
         *,
         is_first: Tensor | None = None,
         deterministic: bool = False,
     ) -> tuple[Tensor, Any]:
         """Choose actions `[N, A]` for N environments; see `worldline.protocols.Policy`."""
-        return self.policy.act(self._obs(obs, leading=1), state, is_first=is_first, deterministic=deterministic)
+        policy = self.policy
+        assert isinstance(policy, Policy)
+        return policy.act(self._obs(obs, leading=1), state, is_first=is_first, deterministic=deterministic)
 
     def predict(self, obs: Any) -> Any:
         """Return the action for one observation, or actions for several, as if an episode began there.
@@ -89,24 +94,23 @@ class ImitationModel(nn.Module):
 
         Returns:
             `[A]` or `[N, A]`, an array if `obs` is of arrays and a tensor if it is of tensors.
+
+        Raises:
+            DataError: Something that the model was built for is missing, or of another shape.
         """
         named = obs if isinstance(obs, Mapping) else {STATE: obs}
-        leaves = [value for value in named.values() if not _is_text(value)]
-        gives_tensors = any(isinstance(value, Tensor) for value in leaves)
-        is_one = _num_axes(named, self._shapes) == 0
-        rows = {name: _as_rows(value, is_one=is_one) for name, value in named.items()}
-        with evaluating(self):
-            actions, _ = self.act(rows, deterministic=True)
-        found = actions[0] if is_one else actions
-        return found if gives_tensors else found.cpu().numpy()
+        numbers = [value for value in named.values() if not _is_text(value)]
+        actions = predict(self.policy, self._obs(named, leading=_num_leading(named, self._shapes)))
+        assert isinstance(actions, Tensor)
+        return actions if any(isinstance(value, Tensor) for value in numbers) else actions.cpu().numpy()
 
     def _predicted(self, batch: Mapping[str, Any]) -> Tensor:
         actions = batch[_ACTIONS]
         obs = self._obs(_observed(batch), leading=actions.ndim - 1)
         flat = {name: value.flatten(0, actions.ndim - 2) for name, value in obs.items()}
-        with evaluating(self):
-            chosen, _ = self.policy.act(flat, deterministic=True)
-        return chosen.view(*actions.shape)
+        found = predict(self.policy, flat)
+        assert isinstance(found, Tensor)
+        return found.view(*actions.shape)
 
     def _windows(self, batch: Mapping[str, Any]) -> Batch:
         """Return the batch as windows `[B, T]` of real steps; of samples without time, T is 1."""
@@ -119,6 +123,10 @@ class ImitationModel(nn.Module):
         if actions.ndim == 2:
             actions, obs = actions[:, None], {name: value[:, None] for name, value in obs.items()}
         mask = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device)
+        if isinstance(self.policy, ChunkPolicy):
+            before, after = _padding(mask.shape[1], self.policy.config)
+            actions, mask = _padded(actions, before, after), _padded(mask, before, after)
+            obs = {name: _padded(value, before, after) for name, value in obs.items()}
         return Batch(
             obs=obs,
             actions=actions,
@@ -137,7 +145,7 @@ class ImitationModel(nn.Module):
         for name, shape in self._shapes.items():
             if name == STATE:
                 found[name] = self._state(named, shape[0], leading=leading, device=device)
-            elif name == INSTRUCTION:
+            elif name == LANGUAGE:
                 found[name] = _text(named, shape[0], device=device)
             else:
                 found[name] = _image(named, name, shape, device=device)
@@ -158,11 +166,25 @@ class ImitationModel(nn.Module):
         return torch.cat(list(vectors.values()), -1)
 
 
+def _padding(num_rows: int, config: ChunkConfig) -> tuple[int, int]:
+    """Return how many rows that are not real to put before and behind a window, so that it has a whole chunk.
+
+    The present of a chunk is the last of the `num_obs` rows that it is predicted from, so that one must be real.
+    """
+    before = max(0, config.num_obs - num_rows)
+    return before, max(0, config.horizon - num_rows - before)
+
+
+def _padded(rows: Tensor, before: int, after: int) -> Tensor:
+    """Return `rows [B, T, ...]` with rows of zeros before and behind them."""
+    return F.pad(rows, (*(0,) * (2 * (rows.ndim - 2)), before, after))
+
+
 def _observed(batch: Mapping[str, Any]) -> dict[str, Any]:
     """Return the observations of a batch, and its texts among them."""
     observations = batch[_OBSERVATIONS]
     named = dict(observations) if isinstance(observations, Mapping) else {STATE: observations}
-    return named | ({INSTRUCTION: batch[_LANGUAGE]} if _LANGUAGE in batch else {})
+    return named | ({LANGUAGE: batch[LANGUAGE]} if LANGUAGE in batch else {})
 
 
 def _other_vectors(sizes: Mapping[str, int], size: int, known: Sequence[str] | None) -> str:
@@ -191,12 +213,14 @@ def _image(named: Mapping[str, Any], name: str, shape: tuple[int, ...], *, devic
 
 
 def _text(named: Mapping[str, Any], length: int, *, device: torch.device) -> Tensor:
-    """Return texts as bytes `[B, L]`, cut off at L; bytes stay what they are."""
-    texts = named.get(INSTRUCTION, named.get(_LANGUAGE))
-    if texts is None:
-        raise DataError('The model reads instructions. Give it "language", a text for each sample.')
+    """Return a text as bytes `[L]`, or several as `[B, L]`, cut off at L; bytes stay what they are."""
+    if LANGUAGE not in named:
+        raise DataError(f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample.')
+    texts = named[LANGUAGE]
     if isinstance(texts, Tensor | np.ndarray):
         return torch.as_tensor(texts).to(device)
+    if isinstance(texts, str):
+        return _text({LANGUAGE: [texts]}, length, device=device)[0]
     rows = np.zeros((len(texts), length), dtype=np.uint8)
     for row, text in zip(rows, texts, strict=True):
         encoded = text.encode()[:length]
@@ -216,16 +240,9 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
 
 
-def _num_axes(named: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return how many dimensions come before those of an observation."""
+def _num_leading(named: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many dimensions come before those of an observation: those of the first that is no text."""
     for name, value in named.items():
         if not _is_text(value):
             return int(np.ndim(value)) - len(shapes.get(name, (0,)))
     return 0
-
-
-def _as_rows(value: Any, *, is_one: bool) -> Any:
-    if _is_text(value):
-        return [value] if isinstance(value, str) else value
-    tensor = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
-    return tensor[None] if is_one else tensor

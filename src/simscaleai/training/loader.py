@@ -152,7 +152,7 @@ class PlainLoader:
         """Do nothing."""
 
 
-def open_loader(loader: Iterable[Any], *, num_ranks: int) -> OrderedLoader | PlainLoader:
+def open_loader(loader: object, *, num_ranks: int) -> OrderedLoader | PlainLoader:
     """Return `loader` as data for the trainer.
 
     Raises:

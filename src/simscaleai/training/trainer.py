@@ -22,7 +22,7 @@ from simscaleai.training.config import TrainConfig, core_config
 from simscaleai.training.loader import OrderedLoader, open_loader
 from worldline.errors import ConfigError, DataError
 from worldline.training import trainer as core
-from worldline.training.callbacks import EvaluationCallback, LoggingCallback, ProgressCallback
+from worldline.training.callbacks import Callback, EvaluationCallback, LoggingCallback, ProgressCallback
 from worldline.training.distributed import join
 from worldline.training.metrics import is_result, to_floats
 
@@ -98,11 +98,11 @@ class Trainer:
             DataError: The checkpoint is of another model, or the loader gave nothing to learn from.
         """
         begun, rows = time.perf_counter(), self._core.num_rows
-        resume = None
+        resume_from = None
         if self.config.resume_from is not None and self.global_step == 0:
-            resume = functools.partial(read_checkpoint, Path(self.config.resume_from))
+            resume_from = functools.partial(read_checkpoint, Path(self.config.resume_from))
         try:
-            self._core.train(self._data, resume_from=None if resume is None else lambda adapter: resume(adapter))
+            self._core.train(self._data, resume_from=resume_from)
         finally:
             self._data.close()
         seconds = time.perf_counter() - begun
@@ -124,9 +124,9 @@ class Trainer:
         """
         return self._core.measure(self._evaluated)
 
-    def _callbacks(self) -> list[core.Callback]:
+    def _callbacks(self) -> list[Callback]:
         config = self.config
-        callbacks: list[core.Callback] = [self._results, Checkpoints(config, self._results), ProgressCallback()]
+        callbacks: list[Callback] = [self._results, Checkpoints(config, self._results), ProgressCallback()]
         wandb = {"project": config.wandb_project, "name": config.wandb_run_name} if config.use_wandb else False
         logs = Path(config.checkpoint_dir) / _LOGS
         callbacks.append(LoggingCallback(logs, use_wandb=wandb, console=False, rename=_log_name))
