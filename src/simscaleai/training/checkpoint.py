@@ -20,6 +20,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -86,8 +87,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, config: TrainConfig, mo
         ) from error
 
 
-def read_checkpoint(path: Path, model: nn.Module) -> Checkpoint:
+def read_checkpoint(path: Path, model: nn.Module, *, settings: Mapping[str, Any] = MappingProxyType({})) -> Checkpoint:
     """Read a checkpoint for `model`, an `Adapter`; of a folder the newest whole one.
+
+    `settings` are those of Worldline's trainer; a file of somebody else's, which does not say them, has the same.
 
     Raises:
         FileError: It is missing, damaged or holds more than tensors and plain values.
@@ -95,10 +98,10 @@ def read_checkpoint(path: Path, model: nn.Module) -> Checkpoint:
     """
     assert isinstance(model, Adapter)
     if not path.is_dir():
-        return _checked(path, _load(path, model), model)
+        return _checked(path, _load(path, model), model, settings)
     for candidate in reversed(list_checkpoints(path)):
         try:
-            return _checked(candidate, _load(candidate, model), model)
+            return _checked(candidate, _load(candidate, model), model, settings)
         except FileError as error:
             warnings.warn(f"Skipping a damaged checkpoint. {error}", stacklevel=2)
     raise FileError(f"No whole checkpoint step_N.pt to resume from in {path}. Give a checkpoint file.")
@@ -150,7 +153,7 @@ def _check_size(path: Path, size: int, model: nn.Module) -> None:
         raise DataError(f"{path} was made with another model: it has {size:,} bytes, of at most {most:,}.")
 
 
-def _checked(path: Path, document: Mapping[str, Any], model: Adapter) -> Checkpoint:
+def _checked(path: Path, document: Mapping[str, Any], model: Adapter, settings: Mapping[str, Any]) -> Checkpoint:
     """Return the content of a file, compared with the model.
 
     Raises:
@@ -169,7 +172,7 @@ def _checked(path: Path, document: Mapping[str, Any], model: Adapter) -> Checkpo
         check_tensors(model, weights, where=where, remedy="Build the model with the same settings.")
         return Checkpoint(
             step=step,
-            config=dict(schedule.get("training", {})),
+            config=dict(schedule.get("training", settings)),
             model=weights,
             optimizer={
                 **_flat_moments(document["optimizer_state_dict"], model),

@@ -175,7 +175,7 @@ def statistics_of(loader: Iterable[Any]) -> dict[str, ColumnStatistics]:
 
     Those that the data set has itself, also of a part of it; else those of at most 10,000 samples.
     """
-    dataset = loader.dataset if isinstance(loader, DataLoader) else None
+    dataset: Any = loader.dataset if isinstance(loader, DataLoader) else None
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     if isinstance(dataset, HasStatistics):

@@ -20,7 +20,9 @@ from simscaleai.training.carrier import carry
 from simscaleai.training.checkpoint import read_checkpoint
 from simscaleai.training.config import TrainConfig, core_config
 from simscaleai.training.loader import OrderedLoader, open_loader
+from worldline.config import to_dict
 from worldline.errors import ConfigError, DataError
+from worldline.seeding import repeatable
 from worldline.training import trainer as core
 from worldline.training.callbacks import Callback, EvaluationCallback, LoggingCallback, ProgressCallback
 from worldline.training.distributed import join
@@ -100,7 +102,8 @@ class Trainer:
         begun, rows = time.perf_counter(), self._core.num_rows
         resume_from = None
         if self.config.resume_from is not None and self.global_step == 0:
-            resume_from = functools.partial(read_checkpoint, Path(self.config.resume_from))
+            settings = {**to_dict(self._core.config), "device": str(self.device)}
+            resume_from = functools.partial(read_checkpoint, Path(self.config.resume_from), settings=settings)
         try:
             self._core.train(self._data, resume_from=resume_from)
         finally:
@@ -136,9 +139,10 @@ class Trainer:
 
     def _evaluated(self) -> dict[str, float]:
         """Evaluate; the model is in evaluation mode already."""
-        found = {} if self._eval_loader is None else self._mean_losses(self._eval_loader)
-        if self._eval_fn is not None:
-            found |= _numbers(self._eval_fn(self.model))
+        with repeatable(self.config.seed):  # loaders and simulations may draw from any generator
+            found = {} if self._eval_loader is None else self._mean_losses(self._eval_loader)
+            if self._eval_fn is not None:
+                found |= _numbers(self._eval_fn(self.model))
         return found
 
     def _mean_losses(self, loader: Iterable[Any]) -> dict[str, float]:
