@@ -133,6 +133,13 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def total_size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; links are not followed."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(item.lstat().st_size for item in path.rglob("*") if item.is_file() and not item.is_symlink())
+
+
 def set_aside(paths: Sequence[Path]) -> Path | None:
     """Move `paths`, siblings, into a new folder `superseded_001`, `_002`, ... beside them, and return that folder."""
     if not paths:

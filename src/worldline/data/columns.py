@@ -16,35 +16,31 @@ column, and compares the size of every file with what those say; `verify` compar
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from worldline.data.block import EpisodeBlock
 from worldline.data.encode import data_spec
 from worldline.data.formats.archive import checked_dtype, parse_header, read_header
 from worldline.data.formats.recording import MAX_ROW_BYTES, max_meta_bytes
-from worldline.data.rows import RowEncoder
 from worldline.data.shapes import checked_sizes
-from worldline.data.store import is_obs, write_flags, write_rows
+from worldline.data.store import is_obs
 from worldline.episode import Array, DataSpec, check_obs_key, unnamed_obs
 from worldline.errors import DataError, FileError, WorldlineError
-from worldline.files import change, new_folder, regular_size, remove, sha256
+from worldline.files import regular_size, sha256
 
 MANIFEST, EPISODES, META = "manifest.json", "episodes.npy", "meta.jsonl"
 
-_KIND, _VERSION = "worldline-columns", 1
-_HEADER_BYTES = 192  # room for any shape, so that the number of rows can be written last
+KIND, VERSION = "worldline-columns", 1
 _MAX_MANIFEST_BYTES = 1 << 20
-_FIRST, _STEPS, _TRUNCATED = range(3)
+FIRST, STEPS, TRUNCATED = range(3)  # columns of the index
 _DAMAGED = "It is damaged or was changed. Restore it from a copy, or write it again."
 
 
@@ -93,17 +89,17 @@ class ColumnStore:
     @property
     def first_rows(self) -> Array:
         """`[E]` row of each episode's first step."""
-        return self._index[:, _FIRST]
+        return self._index[:, FIRST]
 
     @property
     def steps(self) -> Array:
         """`[E]` number of steps of each episode."""
-        return self._index[:, _STEPS]
+        return self._index[:, STEPS]
 
     @property
     def truncated(self) -> Array:
         """`[E]` bool, whether each episode was cut off by a time limit."""
-        return self._index[:, _TRUNCATED].astype(bool)
+        return self._index[:, TRUNCATED].astype(bool)
 
     @property
     def num_episodes(self) -> int:
@@ -153,166 +149,15 @@ class ColumnStore:
         self.spec = dataclasses.replace(self.spec, obs_shape={key: shapes[key] for key in shapes if key in obs_keys})
 
 
-class ColumnWriter:
-    """Columns that are being written into a folder, block by block; see `write_columns`."""
-
-    def __init__(self, folder: Path, encoder: RowEncoder) -> None:
-        self._folder = folder
-        self._encoder = encoder
-        self._files = {META: _File(folder / META, header_bytes=0)}
-        self._index = np.zeros((64, 3), dtype=np.int64)
-        self._num_episodes = self._num_rows = self._meta_bytes = 0
-        self._has_meta = False
-
-    def append(self, block: EpisodeBlock) -> None:
-        """Write the episodes of a block.
-
-        Raises:
-            DataError: They do not fit those before.
-        """
-        columns, closing = self._encoder.encode(block)
-        layout = self._encoder.layout
-        for name in layout.keys() - self._files.keys():
-            self._files[name] = _File(self._folder / f"{name}.npy", header_bytes=_HEADER_BYTES)
-        steps = np.diff(block.ends, prepend=0)
-        self._note(steps, block)
-        rows_before = block.ends - steps + np.arange(len(steps))
-        for name, (shape, dtype) in layout.items():
-            rows = np.empty((int(block.ends[-1]) + len(steps), *shape), dtype=dtype)
-            for index, (first, count, end) in enumerate(zip(rows_before, steps, block.ends, strict=True)):
-                piece = rows[first : first + count + 1]
-                if name == "flags":
-                    ended, known = bool(block.terminated[index]), bool(block.has_final_obs[index])
-                    write_flags(piece, terminated=ended, has_final_obs=known)
-                else:
-                    write_rows(piece, columns[name][end - count : end], closing[name][index] if name in closing else 0)
-            self._files[name].append(rows.reshape(-1).view(np.uint8).data)
-
-    def _note(self, steps: Array, block: EpisodeBlock) -> None:
-        """Enter episodes into the index, and write their meta."""
-        end = self._num_episodes + len(steps)
-        if end > len(self._index):
-            self._index = np.concatenate([self._index, np.zeros((end, 3), dtype=np.int64)])
-        rows = self._index[self._num_episodes : end]
-        rows[:, _FIRST] = self._num_rows + np.cumsum(steps + 1) - (steps + 1)
-        rows[:, _STEPS], rows[:, _TRUNCATED] = steps, block.truncated
-        self._num_episodes = end
-        self._num_rows += int(steps.sum()) + len(steps)
-        for meta in block.meta:
-            self._has_meta |= bool(meta)
-            try:
-                line = json.dumps(dict(meta), allow_nan=False).encode() + b"\n"
-            except (TypeError, ValueError) as error:
-                raise DataError(f"The meta of an episode is not JSON: {error}. Keep to plain values.") from error
-            self._meta_bytes += len(line)
-            self._files[META].append(line)
-        if self._meta_bytes > max_meta_bytes(self._num_episodes):
-            raise DataError(f"The meta of the episodes takes {self._meta_bytes:,} bytes. Keep it to a few words each.")
-
-    def close(self) -> None:
-        """Close all files."""
-        for file in self._files.values():
-            file.close()
-
-    def finish(self) -> None:
-        """Write the headers, the index and the manifest.
-
-        Raises:
-            DataError: There are no episodes.
-        """
-        if self._num_episodes == 0:
-            raise DataError("There are no episodes to write. Give at least one.")
-        meta = self._files.pop(META)
-        meta.finish()
-        digests = {META: meta.digest()} if self._has_meta else {}
-        if not self._has_meta:
-            remove(self._folder / META)
-        layout = self._encoder.layout
-        for name, file in self._files.items():
-            shape, dtype = layout[name]
-            file.finish(_header((self._num_rows, *shape), dtype))
-            digests[f"{name}.npy"] = file.digest()
-        index = self._index[: self._num_episodes]
-        episodes = _File(self._folder / EPISODES, header_bytes=_HEADER_BYTES)
-        episodes.append(np.ascontiguousarray(index).tobytes())
-        episodes.finish(_header(index.shape, index.dtype))
-        digests[EPISODES] = episodes.digest()
-        spec = self._encoder.spec
-        assert spec is not None
-        described = {
-            "kind": _KIND,
-            "version": _VERSION,
-            "num_episodes": self._num_episodes,
-            "num_steps": int(index[:, _STEPS].sum()),
-            "num_rows": self._num_rows,
-            "action_sizes": spec.action_sizes,
-            "columns": {name: {"shape": shape, "dtype": dtype.str} for name, (shape, dtype) in layout.items()},
-            "sha256": digests,
-        }
-        manifest = _File(self._folder / MANIFEST, header_bytes=0)
-        manifest.append(json.dumps(described, indent=1).encode())
-        manifest.finish()
-
-
-def write_columns(path: str | os.PathLike[str], encoder: RowEncoder, blocks: Iterable[EpisodeBlock]) -> None:
-    """Write all episodes of `blocks` into a folder of columns, whole or not at all.
-
-    Raises:
-        FileError: The folder exists, or cannot be written.
-        DataError: The episodes do not fit together, or there are none.
-    """
-    try:
-        with new_folder(Path(path)) as folder, contextlib.closing(ColumnWriter(folder, encoder)) as writer:
-            for block in blocks:
-                writer.append(block)
-            writer.finish()
-    except WorldlineError:
-        raise
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror}. Choose another name or folder.") from error
-
-
 def is_columns(path: Path) -> bool:
     """Tell whether a path is a folder of columns."""
     manifest = path / MANIFEST
     try:
         if regular_size(manifest) > _MAX_MANIFEST_BYTES:
             return False
-        return f'"{_KIND}"'.encode() in manifest.read_bytes()
+        return f'"{KIND}"'.encode() in manifest.read_bytes()
     except OSError:
         return False
-
-
-class _File:
-    """A file to which bytes are appended, after a header that is known at the end."""
-
-    def __init__(self, path: Path, *, header_bytes: int) -> None:
-        self._path = path
-        self._stream: IO[bytes] = path.open("xb")
-        self._header_bytes = header_bytes
-        change(self._stream.write, bytes(header_bytes))
-
-    def append(self, data: bytes | memoryview) -> None:
-        change(self._stream.write, data)
-
-    def finish(self, header: bytes = b"") -> None:
-        assert len(header) == self._header_bytes
-        self._stream.seek(0)
-        change(self._stream.write, header)
-        self._stream.close()
-
-    def digest(self) -> str:
-        return sha256(self._path)
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
-    text = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
-    room = _HEADER_BYTES - 10
-    assert len(text) < room
-    return b"\x93NUMPY\1\0" + room.to_bytes(2, "little") + text.ljust(room - 1) + b"\n"
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -328,10 +173,10 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{path} cannot be read ({error}). Give a folder that worldline convert has written."
         ) from error
     try:
-        if described["kind"] != _KIND:
+        if described["kind"] != KIND:
             raise FileError(f"{path} is no manifest of columns. Give a folder that worldline convert has written.")
-        if described["version"] != _VERSION:
-            raise FileError(f"{path} is of version {described['version']}; this release reads {_VERSION}. Update it.")
+        if described["version"] != VERSION:
+            raise FileError(f"{path} is of version {described['version']}; this release reads {VERSION}. Update it.")
         return _checked(path, described)
     except WorldlineError as error:
         raise FileError(f"{path}: {error} {_DAMAGED}") from error
@@ -392,14 +237,14 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 def _check_index(path: Path, index: Array, manifest: Manifest) -> None:
-    rows = index[:, _STEPS] + 1
+    rows = index[:, STEPS] + 1
     is_sound = (
-        bool((index[:, _STEPS] >= 1).all() and (index[:, _STEPS] <= manifest.num_steps).all())
-        and np.array_equal(index[:, _FIRST], np.cumsum(rows) - rows)
+        bool((index[:, STEPS] >= 1).all() and (index[:, STEPS] <= manifest.num_steps).all())
+        and np.array_equal(index[:, FIRST], np.cumsum(rows) - rows)
         and int(rows.sum()) == manifest.num_rows
         and manifest.num_rows - manifest.num_episodes == manifest.num_steps
     )
-    flags = index[:, _TRUNCATED]
+    flags = index[:, TRUNCATED]
     if not is_sound or not ((flags == 0) | (flags == 1)).all():
         raise FileError(f"{path / EPISODES} does not fit the columns. {_DAMAGED}")
 

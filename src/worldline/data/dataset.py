@@ -21,7 +21,7 @@ class Dataset(EpisodeSampler):
     RAM of it. Pickled (for the workers of a `DataLoader`) it is its path, and is opened again where it arrives.
 
     Args:
-        path: A folder that `worldline convert` or `data.columns.write_columns` has written.
+        path: A folder that `worldline convert` or `data.column_writer.write_columns` has written.
         obs_keys: The observations to read, where they are a dict; None: all.
 
     Raises:

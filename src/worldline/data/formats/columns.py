@@ -8,6 +8,7 @@ from typing import Any
 
 from worldline.data import columns
 from worldline.data.block import EpisodeBlock
+from worldline.data.column_writer import write_columns
 from worldline.data.formats.recording import Recording
 from worldline.data.rows import RowEncoder
 from worldline.data.store import EpisodeStore, is_obs, read_episode
@@ -56,4 +57,4 @@ def write(path: Path, store: EpisodeStore, spec: DataSpec, *, meta: Sequence[Map
     """
     dtypes = unnamed_obs({name: column.dtype for name, column in store.columns.items() if is_obs(name)})
     blocks = (EpisodeBlock.of(read_episode(store, index, about)) for index, about in enumerate(meta))
-    columns.write_columns(path, RowEncoder(spec.obs_shape, spec.action_dim, dtypes, spec.action_sizes), blocks)
+    write_columns(path, RowEncoder(spec.obs_shape, spec.action_dim, dtypes, spec.action_sizes), blocks)
