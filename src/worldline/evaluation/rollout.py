@@ -21,7 +21,7 @@ from worldline.batch import Obs
 from worldline.device import device_of
 from worldline.episode import Array, DataSpec, Episode, ObsArray
 from worldline.errors import ConfigError
-from worldline.evaluation.metrics import t_interval95
+from worldline.evaluation.statistics import mean_interval95
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
 from worldline.protocols import Policy
@@ -62,8 +62,8 @@ class EvaluationResult:
 
     @property
     def interval95(self) -> tuple[float, float]:
-        """95% confidence interval of the mean return by Student's t; a single episode tells nothing: (-inf, inf)."""
-        return t_interval95(self.returns)
+        """95% confidence interval of the mean return; a single episode tells nothing: (-inf, inf)."""
+        return mean_interval95(self.returns)
 
 
 def evaluate_policy(
