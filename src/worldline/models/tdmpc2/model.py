@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from worldline.batch import Batch, Obs
+from worldline.batch import Batch, Obs, WindowSpec
 from worldline.config import from_dict
 from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
@@ -44,7 +44,7 @@ class TDMPC2(WorldModel):
 
     family: ClassVar[str] = "tdmpc2"
     # A window of H + 1 rows of an episode has its end as the last step only, which networks would learn to tell by.
-    pads_end: ClassVar[bool] = True
+    windows = WindowSpec(pad_end=True)
     decodes: ClassVar[bool] = False
     value_range: Tensor
 
@@ -203,7 +203,6 @@ class TDMPC2(WorldModel):
             noise = None if deterministic else self.net.policy.noise(params)
             return self.net.policy.sample(params, noise, self.net.mask_of(latent.task)), previous
 
-    @torch.no_grad()
     def for_task(self, task: int) -> TaskPolicy:
         """Return the policy of one of several tasks, which evaluation and collection take.
 
@@ -214,6 +213,7 @@ class TDMPC2(WorldModel):
             raise ConfigError(f"The model has {self.config.num_tasks} tasks, counted from 0; there is no task {task}.")
         return TaskPolicy(self, task)
 
+    @torch.no_grad()
     def plan(
         self, state: State, previous: ActorState | None = None, *, deterministic: bool = False
     ) -> tuple[Tensor, ActorState]:
