@@ -24,18 +24,26 @@ SCRIPTED: dict[str, str] = {
 }
 
 
+def scripted_names(env_id: str) -> tuple[str, ...]:
+    """Return the names of the scripted policies that an environment has."""
+    return tuple(_policies(env_id))
+
+
 def scripted_policy(name: str, env_id: str, spec: DataSpec) -> Policy:
     """Return the scripted policy `name` of an environment.
 
     Raises:
         ConfigError: The environment has none of that name, or the policy cannot act in an environment like that.
     """
-    if env_id not in SCRIPTED:
-        raise ConfigError(
-            f"{env_id} has no scripted policy {name!r}; {', '.join(SCRIPTED)} have some. Use --policy random, or the "
-            "folder of a trained model (./NAME if it is called like that)."
-        )
-    policies: dict[str, Callable[[DataSpec], Policy]] = importlib.import_module(SCRIPTED[env_id]).POLICIES
+    policies = _policies(env_id)
     if name not in policies:
-        raise ConfigError(f"{env_id} has no scripted policy {name!r}. {nearest(name, policies)}")
+        known = nearest(name, policies) if policies else f"Those with some: {', '.join(SCRIPTED)}."
+        raise ConfigError(f"{env_id} has no scripted policy {name!r}. {known}")
     return policies[name](spec)
+
+
+def _policies(env_id: str) -> dict[str, Callable[[DataSpec], Policy]]:
+    if env_id not in SCRIPTED:
+        return {}
+    policies: dict[str, Callable[[DataSpec], Policy]] = importlib.import_module(SCRIPTED[env_id]).POLICIES
+    return policies
