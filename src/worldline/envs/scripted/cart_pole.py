@@ -13,7 +13,7 @@ from torch import Tensor
 from worldline.envs.scripted.policy import Setting, expert_and_mixed
 
 SETTINGS: dict[str, Setting] = {
-    "speed": Setting(best=0.0, low=-1.5, high=1.5, share=0.9),  # to travel at; with 0 it keeps to the middle
+    "speed": Setting(best=0.0, low=-3.0, high=3.0, share=0.9),  # to travel at; with 0 it keeps to the middle
     "lean": Setting(best=0.0, low=-0.15, high=0.15, share=0.3),  # radians to hold the pole at
     "swing_gain": Setting(best=1.0, low=-1.0, high=0.0, share=0.3),
 }
