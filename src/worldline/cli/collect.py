@@ -159,9 +159,10 @@ def open_policy(
     from worldline.envs.scripted import scripted_names, scripted_policy
     from worldline.evaluation.rollout import RandomPolicy
 
-    if policy == RANDOM:
-        return RandomPolicy(env.data_spec)
-    if policy in scripted_names(env_id):
+    if policy == RANDOM or policy in scripted_names(env_id):
+        _check_no_command(command, f"The policy {policy!r}")
+        if policy == RANDOM:
+            return RandomPolicy(env.data_spec)
         return scripted_policy(policy, env_id, env.data_spec)
     folder = saved_model(Path(policy).expanduser())
     model = load_model(folder, device=device)
@@ -183,9 +184,13 @@ def _told(model: Model, command: tuple[float, float] | None, folder: Path) -> Po
         return CommandedPolicy(model, command)
     if not isinstance(model, Policy):
         raise ConfigError(f"The model in {folder} ({model.family}) does not choose actions. Give one that does.")
-    if command is not None:
-        raise ConfigError(f"The model in {folder} ({model.family}) takes no commands. Leave out --command.")
+    _check_no_command(command, f"The model in {folder} ({model.family})")
     return model
+
+
+def _check_no_command(command: tuple[float, float] | None, who: str) -> None:
+    if command is not None:
+        raise ConfigError(f"{who} takes no commands. Leave out --command.")
 
 
 def _check_built_for(model: Model, env: RowEnv, folder: Path) -> None:

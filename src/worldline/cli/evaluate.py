@@ -76,7 +76,13 @@ def main(arguments: Sequence[str]) -> None:
     env.close()
     names = dict.fromkeys([options.model, RANDOM])
     actors = {
-        name: open_policy(name, env, env_id=options.env, command=options.command, device=options.device)
+        name: open_policy(
+            name,
+            env,
+            env_id=options.env,
+            command=options.command if name == options.model else None,
+            device=options.device,
+        )
         for name in names
     }
     measured = {
