@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldline.batch import Batch, Obs
+from worldline.batch import Batch, Obs, WindowSpec
+from worldline.data.store import is_obs
 from worldline.device import device_of
 from worldline.episode import Array
 from worldline.errors import DataError
@@ -22,7 +24,7 @@ from worldline.protocols import Fitted, Policy
 from worldline.statistics import ColumnStatistics
 
 STATE = "state"  # what the policy calls all vectors together
-_OBSERVATIONS, _ACTIONS = "observations", "actions"
+_OBSERVATIONS, _ACTIONS, _MASK = "observations", "actions", "mask"
 
 
 class ImitationModel(nn.Module):
@@ -40,6 +42,16 @@ class ImitationModel(nn.Module):
         self.policy = policy
         self._shapes: dict[str, tuple[int, ...]] = dict(policy.config.obs_shapes)
         self._vectors: tuple[str, ...] | None = None  # names of the vectors of the first batch
+
+    @property
+    def windows(self) -> WindowSpec:
+        """Which windows to learn from: `TrajectoryDataset(path, seq_len=model.seq_len, windows=model.windows)`."""
+        return dataclasses.replace(self.policy.windows, closing_row=False)
+
+    @property
+    def seq_len(self) -> int:
+        """How many steps a window of the policy has."""
+        return self.policy.config.horizon if isinstance(self.policy, ChunkPolicy) else 1
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return "loss", what else the policy reports, and "predicted_actions", shaped as `batch["actions"]`.
@@ -68,7 +80,8 @@ class ImitationModel(nn.Module):
         """Take the statistics of columns "obs.KEY" and "actions"; the trainer does so before the first step."""
         if not isinstance(self.policy, Fitted):
             return
-        vectors = [column for name, column in sorted(statistics.items()) if name == "obs" or name.startswith("obs.")]
+        others = {f"obs.{name}" for name in (*self._shapes, LANGUAGE)} - {f"obs.{STATE}"}
+        vectors = [column for name, column in sorted(statistics.items()) if is_obs(name) and name not in others]
         named = {"actions": statistics["actions"]}
         self.policy.fit(named | ({f"obs.{STATE}": _side_by_side(vectors)} if STATE in self._shapes else {}))
 
@@ -122,7 +135,8 @@ class ImitationModel(nn.Module):
         obs = self._obs(_observed(batch), leading=actions.ndim - 1)
         if actions.ndim == 2:
             actions, obs = actions[:, None], {name: value[:, None] for name, value in obs.items()}
-        mask = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device)
+        whole = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device)
+        mask = batch.get(_MASK, whole)
         if isinstance(self.policy, ChunkPolicy):
             before, after = _padding(mask.shape[1], self.policy.config)
             actions, mask = _padded(actions, before, after), _padded(mask, before, after)
@@ -134,7 +148,7 @@ class ImitationModel(nn.Module):
             terminations=torch.zeros_like(mask),
             is_first=torch.zeros_like(mask),
             step_mask=mask,
-            obs_mask=mask,
+            obs_mask=mask[:, : next(iter(obs.values())).shape[1]],
         )
 
     def _obs(self, obs: Any, *, leading: int) -> dict[str, Tensor]:
@@ -155,7 +169,7 @@ class ImitationModel(nn.Module):
         vectors = {
             name: torch.as_tensor(named[name]).to(device).float()
             for name in sorted(named)
-            if not _is_text(named[name]) and name not in self._shapes.keys() - {STATE}
+            if not _is_text(named[name]) and name not in {*self._shapes, LANGUAGE} - {STATE}
         }
         vectors = {name: value for name, value in vectors.items() if value.ndim == leading + 1}
         sizes = {name: value.shape[-1] for name, value in vectors.items()}
@@ -217,8 +231,9 @@ def _text(named: Mapping[str, Any], length: int, *, device: torch.device) -> Ten
     if LANGUAGE not in named:
         raise DataError(f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample.')
     texts = named[LANGUAGE]
-    if isinstance(texts, Tensor | np.ndarray):
-        return torch.as_tensor(texts).to(device)
+    if isinstance(texts, Tensor | np.ndarray):  # bytes already
+        found = torch.as_tensor(texts).to(device)
+        return F.pad(found, (0, length - found.shape[-1]))
     if isinstance(texts, str):
         return _text({LANGUAGE: [texts]}, length, device=device)[0]
     rows = np.zeros((len(texts), length), dtype=np.uint8)

@@ -24,6 +24,7 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    default_collate,
 )
 
 from simscaleai.training.carrier import carry, columns_of
@@ -46,6 +47,15 @@ class GathersSamples(Protocol):
 
     def __getitems__(self, indices: list[int], /) -> Sequence[Any]:
         """Return the samples."""
+        ...
+
+
+@runtime_checkable
+class GathersBatches(Protocol):
+    """A data set that makes batches as `default_collate` would."""
+
+    def gather(self, indices: list[int], /) -> Mapping[str, Any]:
+        """Return a batch of the samples."""
         ...
 
 
@@ -258,13 +268,22 @@ class _Fetch(Dataset[Any]):
 
     def __getitem__(self, request: Request) -> Any:
         seed, indices = request
-        dataset = self._dataset
         with repeatable(seed):
+            dataset = self._dataset
+            if self._collate is default_collate:
+                dataset, indices = _whole(dataset, indices)
+                if isinstance(dataset, GathersBatches):
+                    return dataset.gather(indices)
             if isinstance(dataset, GathersSamples):
-                samples = dataset.__getitems__(indices)
-            else:
-                samples = [dataset[index] for index in indices]
-            return self._collate(list(samples))
+                return self._collate(list(dataset.__getitems__(indices)))
+            return self._collate([dataset[index] for index in indices])
+
+
+def _whole(dataset: Any, indices: list[int]) -> tuple[Any, list[int]]:
+    """Return the data set that a part is of, and the samples by its numbers."""
+    while type(dataset) is Subset:
+        dataset, indices = dataset.dataset, [dataset.indices[index] for index in indices]
+    return dataset, indices
 
 
 class _Endless:
