@@ -35,12 +35,18 @@ class ImitationModel(nn.Module):
 
     Attributes:
         policy: Worldline's model.
+        obs_shapes: What it observes: "state", each image, and "language", the bytes of an instruction.
+
+    Args:
+        policy: Worldline's model.
+        state_keys: The vectors that "state" is made of, others are passed over; None: all there are.
     """
 
-    def __init__(self, policy: Model) -> None:
+    def __init__(self, policy: Model, state_keys: Sequence[str] | None = None) -> None:
         super().__init__()
         self.policy = policy
-        self._shapes: dict[str, tuple[int, ...]] = dict(policy.config.obs_shapes)
+        self.obs_shapes: dict[str, tuple[int, ...]] = dict(policy.config.obs_shapes)
+        self._state_keys = None if state_keys is None else frozenset(state_keys)
         self._vectors: tuple[str, ...] | None = None  # names of the vectors of the first batch
 
     @property
@@ -80,10 +86,13 @@ class ImitationModel(nn.Module):
         """Take the statistics of columns "obs.KEY" and "actions"; the trainer does so before the first step."""
         if not isinstance(self.policy, Fitted):
             return
-        others = {f"obs.{name}" for name in (*self._shapes, LANGUAGE)} - {f"obs.{STATE}"}
-        vectors = [column for name, column in sorted(statistics.items()) if is_obs(name) and name not in others]
+        vectors = [
+            column
+            for name, column in sorted(statistics.items())
+            if is_obs(name) and self._is_in_state(STATE if name == "obs" else name.removeprefix("obs."))
+        ]
         named = {"actions": statistics["actions"]}
-        self.policy.fit(named | ({f"obs.{STATE}": _side_by_side(vectors)} if STATE in self._shapes else {}))
+        self.policy.fit(named | ({f"obs.{STATE}": _side_by_side(vectors)} if STATE in self.obs_shapes else {}))
 
     def act(
         self,
@@ -113,7 +122,7 @@ class ImitationModel(nn.Module):
         """
         named = obs if isinstance(obs, Mapping) else {STATE: obs}
         numbers = [value for value in named.values() if not _is_text(value)]
-        actions = predict(self.policy, self._obs(named, leading=_num_leading(named, self._shapes)))
+        actions = predict(self.policy, self._obs(named, leading=_num_leading(named, self.obs_shapes)))
         assert isinstance(actions, Tensor)
         return actions if any(isinstance(value, Tensor) for value in numbers) else actions.cpu().numpy()
 
@@ -156,7 +165,7 @@ class ImitationModel(nn.Module):
         named = dict(obs) if isinstance(obs, Mapping) else {STATE: obs}
         device = device_of(self)
         found: dict[str, Tensor] = {}
-        for name, shape in self._shapes.items():
+        for name, shape in self.obs_shapes.items():
             if name == STATE:
                 found[name] = self._state(named, shape[0], leading=leading, device=device)
             elif name == LANGUAGE:
@@ -165,11 +174,16 @@ class ImitationModel(nn.Module):
                 found[name] = _image(named, name, shape, device=device)
         return found
 
+    def _is_in_state(self, name: str) -> bool:
+        if self._state_keys is not None:
+            return name in self._state_keys
+        return name == STATE or name not in {*self.obs_shapes, LANGUAGE}
+
     def _state(self, named: Mapping[str, Any], size: int, *, leading: int, device: torch.device) -> Tensor:
         vectors = {
             name: torch.as_tensor(named[name]).to(device).float()
             for name in sorted(named)
-            if not _is_text(named[name]) and name not in {*self._shapes, LANGUAGE} - {STATE}
+            if self._is_in_state(name) and not _is_text(named[name])
         }
         vectors = {name: value for name, value in vectors.items() if value.ndim == leading + 1}
         sizes = {name: value.shape[-1] for name, value in vectors.items()}

@@ -14,6 +14,8 @@ from worldline.create import create_model
 from worldline.errors import ConfigError, nearest
 from worldline.models.inputs import LANGUAGE
 
+IMAGE = "image"  # the image, where there is one
+
 ModelT = TypeVar("ModelT", bound=Callable[..., nn.Module])
 
 
@@ -87,8 +89,8 @@ def create_policy(
     action_dim: int,
     hidden_dim: int | None = None,
     n_layers: int | None = None,
-    image_size: int | Sequence[int] | None = None,
-    image_keys: Sequence[str] = ("image",),
+    image_size: int | Sequence[int] | Mapping[str, int | Sequence[int]] | None = None,
+    state_keys: Sequence[str] | None = None,
     language_length: int | None = None,
     **settings: Any,
 ) -> ImitationModel:
@@ -100,9 +102,9 @@ def create_policy(
         action_dim: How many numbers an action has, in [-1, 1].
         hidden_dim: Width of its network.
         n_layers: Depth of its network.
-        image_size: Height and width of images, or one number for both; 0 is a policy without. By default only "vla"
-            has images, of 128 x 128.
-        image_keys: Names of the images, one for each camera.
+        image_size: Height and width of the image "image", or one number for both; those of each image by its name,
+            where there are several cameras; 0 is a policy without. By default only "vla" has an image, of 128 x 128.
+        state_keys: Names of the vectors; others are passed over. None: all that an observation has.
         language_length: Bytes of an instruction that are read; 0 is a policy without. By default only "vla" reads 64.
         **settings: Further settings of the family, by Worldline's names.
 
@@ -111,22 +113,33 @@ def create_policy(
     """
     family = _FAMILIES[name]
     shapes: dict[str, tuple[int, ...]] = {} if state_dim is None else {STATE: (state_dim,)}
-    size = family.image_size if image_size is None else image_size
-    if size:
-        height, width = (size, size) if isinstance(size, int) else size
-        shapes |= dict.fromkeys(image_keys, (3, height, width))
+    sizes = family.image_size if image_size is None else image_size
+    for key, size in (sizes if isinstance(sizes, Mapping) else {IMAGE: sizes}).items():
+        if size:
+            height, width = (size, size) if isinstance(size, int) else size
+            shapes[key] = (3, height, width)
     length = family.language_length if language_length is None else language_length
     if length:
         shapes[LANGUAGE] = (length,)
     if not shapes:
         raise ConfigError(f"{name} would observe nothing. Give it state_dim, image_size or language_length.")
-    sizes = {family.width: hidden_dim, family.depth: n_layers}
-    chosen = {key: value for key, value in sizes.items() if value is not None}
+    network = {family.width: hidden_dim, family.depth: n_layers}
+    chosen = {key: value for key, value in network.items() if value is not None}
     policy = create_model(name, obs_shape=shapes, action_dim=action_dim, **{**family.defaults, **chosen, **settings})
-    return ImitationModel(policy)
+    return ImitationModel(policy, state_keys)
 
 
 def describe(name: str) -> str:
     """Return what a model is, in a sentence."""
     known = registry.families()
     return known[name].description if name in known else "Registered by the user."
+
+
+def is_policy(name: str) -> bool:
+    """Return whether a model is one of Worldline's policies, with the arguments of `create_policy`."""
+    return name in _FAMILIES
+
+
+def reads_images(name: str) -> bool:
+    """Return whether a policy has images unless something else is said."""
+    return _FAMILIES[name].image_size is not None

@@ -38,15 +38,15 @@ class SimEnv(gym.Wrapper[Any, Array, Any, Any]):
 
     data_spec: DataSpec
 
-    def __init__(self, env: RowEnv, name: str, make: Callable[[], SimEnv]) -> None:
+    def __init__(self, env: RowEnv, name: str, make: Callable[..., SimEnv]) -> None:
         super().__init__(env)
         self.name = name
         self.data_spec = env.data_spec
         self._make = make
 
-    def another(self) -> SimEnv:
-        """Make another one like this."""
-        return self._make()
+    def another(self, **settings: Any) -> SimEnv:
+        """Make another one like this, but for these settings."""
+        return self._make(**settings)
 
 
 def make_env(name: str, *, image_size: int | tuple[int, int] | None = None, **settings: Any) -> SimEnv:
@@ -73,8 +73,8 @@ def make_env(name: str, *, image_size: int | tuple[int, int] | None = None, **se
     if name not in _ROBOT:
         raise ConfigError(f"There is no environment {name!r}. {nearest(name, list_envs())}")
     if image_size is None:
-        return SimEnv(core.make_env(f"robot:{name}", **settings), name, make)
-    bare = core.make_env(f"robot:{name}", observe="both", image_size=image_size, **settings)
+        return SimEnv(core.make_env(core_id(name), **settings), name, make)
+    bare = core.make_env(core_id(name), observe="both", image_size=image_size, **settings)
     return SimEnv(RowEnv(_NamedImage(bare.env)), name, make)
 
 
@@ -97,6 +97,11 @@ def register_env(name: str, factory: Factory | None = None) -> Any:
 def list_envs() -> list[str]:
     """Return the names of all environments."""
     return [*_ROBOT, *_registered]
+
+
+def core_id(name: str) -> str:
+    """Return what Worldline calls an environment."""
+    return f"robot:{name}" if name in _ROBOT else name
 
 
 def describe(name: str) -> str:

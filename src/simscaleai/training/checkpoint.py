@@ -98,10 +98,10 @@ def read_checkpoint(path: Path, model: nn.Module, *, settings: Mapping[str, Any]
     """
     assert isinstance(model, Adapter)
     if not path.is_dir():
-        return _checked(path, _load(path, model), model, settings)
+        return _checked(path, load_document(path, model), model, settings)
     for candidate in reversed(list_checkpoints(path)):
         try:
-            return _checked(candidate, _load(candidate, model), model, settings)
+            return _checked(candidate, load_document(candidate, model), model, settings)
         except FileError as error:
             warnings.warn(f"Skipping a damaged checkpoint. {error}", stacklevel=2)
     raise FileError(f"No whole checkpoint step_N.pt to resume from in {path}. Give a checkpoint file.")
@@ -120,10 +120,21 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
-def _load(path: Path, model: nn.Module) -> dict[str, Any]:
+def load_document(path: Path, model: nn.Module | None = None) -> dict[str, Any]:
+    """Return what is in a checkpoint, all of its keys, whatever they hold.
+
+    Args:
+        path: The file.
+        model: The model that it is for, if that is known: larger files are not read.
+
+    Raises:
+        FileError: It is missing, damaged or holds more than tensors and plain values.
+        DataError: It is far too large for the model.
+    """
     try:
         size = files.regular_size(path)
-        _check_size(path, size, model)
+        if model is not None:
+            _check_size(path, size, model)
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise FileError(f"{path} is not what torch.save writes: it is compressed. {_REMEDY}")

@@ -120,7 +120,7 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
         self.transform = transform
         self._spec = windows
         self._obs_keys = None if obs_keys is None else tuple(obs_keys)
-        self._open(_read(self.data_path))
+        self._open(read_episodes(self.data_path))
 
     def __len__(self) -> int:
         return self._num_samples
@@ -145,6 +145,11 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
     def num_episodes(self) -> int:
         """Number of episodes."""
         return self._episodes.num_episodes
+
+    @property
+    def has_language(self) -> bool:
+        """Whether its episodes have instructions."""
+        return isinstance(self._episodes._episode_meta(0).get("language"), str)
 
     @property
     def obs_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -232,12 +237,21 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
         return batch
 
 
-def _read(path: Path) -> ReplayBuffer | MappedEpisodes:
-    """Return the episodes of a file, in memory, or mapped where they are many."""
+def import_data(path: Path) -> Path | None:
+    """Import a file that is too large for memory, unless it was, and return the folder; None for small files.
+
+    Raises:
+        FileError: It is missing, damaged, hostile, or newer than what was imported.
+    """
     import_to = path.with_name(f"{path.name}.columns")
     if import_to.is_dir() and path.is_file() and import_to.stat().st_mtime < path.stat().st_mtime:
         raise FileError(f"{import_to} was imported from an older {path}. Delete the folder to import it again.")
-    folder = mapped_folder(path, import_to)
+    return mapped_folder(path, import_to)
+
+
+def read_episodes(path: Path) -> ReplayBuffer | MappedEpisodes:
+    """Return the episodes of a file of any format, in memory, or mapped where they take too much of it."""
+    folder = import_data(path)
     return ReplayBuffer.load(path) if folder is None else MappedEpisodes(folder)
 
 
