@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from worldline.envs.rows import RowEnv
 from worldline.episode import Array, DataSpec
 from worldline.errors import ConfigError
 from worldline.evaluation import rollout
+from worldline.evaluation.video import filming, write_video
 from worldline.protocols import Policy
 
 _MAX_ENVS = 16  # that take their steps together
@@ -38,7 +40,7 @@ class EvalConfig:
     max_steps: int = 200  # of an episode; the environment may end it earlier
     deterministic: bool = True  # take the most likely action instead of a sample
     render: bool = False  # render each step, for an environment that shows what it renders
-    save_videos: bool = False  # save each episode's frames in `video_dir`
+    save_videos: bool = False  # write `video_dir/episode_N.mp4`; of the environment's own rendering
     video_dir: str = "videos"
     seed: int = 1_000_000  # episode i begins with this seed plus i: far from those that demonstrations have
 
@@ -58,7 +60,7 @@ class EvalResults(Mapping[str, float]):
     """
 
     episodes: rollout.EvaluationResult  # episode by episode, in the order of their seeds
-    videos: tuple[Path, ...] = ()
+    videos: tuple[Path, ...] = ()  # of the episodes, where they were asked for
 
     @property
     def success_rate(self) -> float | None:
@@ -113,13 +115,10 @@ def evaluate_policy(env: gym.Env[Any, Any], policy: Any, config: EvalConfig | No
         DataError: An action has another shape than the environment takes, or is not finite.
     """
     config = config or EvalConfig()
-    make: Callable[[], _Episodes]
-    if isinstance(env, SimEnv):
-        sim = env
-        make = lambda: _Episodes(sim.another(), sim.data_spec, config, closes=True)  # noqa: E731
-    else:
-        rows = env if isinstance(env, RowEnv) else RowEnv(env)
-        make = lambda: _Episodes(rows, rows.data_spec, config, closes=False)  # noqa: E731
+    films: dict[int, Path] = {}
+    make = _maker(env, config)
+    if config.save_videos:
+        make = filming(make, functools.partial(_save, Path(config.video_dir), films, config.seed), seeds=_seeds(config))
     episodes = rollout.evaluate_policy(
         make,
         _as_policy(policy),
@@ -128,7 +127,25 @@ def evaluate_policy(env: gym.Env[Any, Any], policy: Any, config: EvalConfig | No
         deterministic=config.deterministic,
         num_envs=_MAX_ENVS if isinstance(env, SimEnv) else 1,
     )
-    return EvalResults(episodes=episodes)
+    return EvalResults(episodes=episodes, videos=tuple(films[seed] for seed in sorted(films)))
+
+
+def _maker(env: gym.Env[Any, Any], config: EvalConfig) -> Callable[[], Any]:
+    """Return what makes the environments that take their steps together."""
+    if isinstance(env, SimEnv):
+        settings = {"render_mode": "rgb_array"} if config.save_videos else {}
+        return lambda: _Episodes(env.another(**settings), env.data_spec, config, closes=True)
+    rows = env if isinstance(env, RowEnv) else RowEnv(env)
+    return lambda: _Episodes(rows, rows.data_spec, config, closes=False)
+
+
+def _seeds(config: EvalConfig) -> range:
+    return range(config.seed, config.seed + config.n_episodes)
+
+
+def _save(folder: Path, films: dict[int, Path], first_seed: int, seed: int, frames: Array) -> None:
+    """Write the frames of an episode as a video."""
+    films[seed] = write_video(folder / f"episode_{seed - first_seed}.mp4", frames)
 
 
 class _Episodes(gym.Wrapper[Any, Array, Any, Any]):

@@ -10,6 +10,7 @@ A loader with a sampler of its own, or over a stream, is iterated as it is.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -111,8 +112,9 @@ class OrderedLoader:
         """Start processes that read ahead from the present step on."""
         loader = self._loader
         requests = (self._request(batch_size, step) for step in itertools.count(self._step))
-        return iter(
-            DataLoader(
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")  # the loader has said so
+            reader = DataLoader(
                 self._fetch,
                 sampler=_Endless(requests),
                 batch_size=None,
@@ -125,7 +127,7 @@ class OrderedLoader:
                 prefetch_factor=loader.prefetch_factor,
                 generator=torch.Generator(),  # the iterator draws a seed, which must not come from the model's noise
             )
-        )
+            return iter(reader)
 
     def _request(self, batch_size: int, step: int) -> Request:
         _, indices = self._share(batch_size, step)
