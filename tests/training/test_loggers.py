@@ -223,12 +223,15 @@ def test_wandb_gets_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         def finish(self) -> None:
             calls.append("finished")
 
-    monkeypatch.setattr(wandb, "init", lambda config, dir: calls.append((config, dir)) or Run())  # noqa: A006
+    monkeypatch.setattr(wandb, "init", lambda **options: calls.append(options) or Run())
     writer = WandbWriter.start({"seed": 1}, tmp_path)
     assert writer is not None
     writer.write(3, {"loss": 0.5})
     writer.close()
-    assert calls == [({"seed": 1}, str(tmp_path)), (3, {"loss": 0.5}), "finished"]
+    assert calls == [{"config": {"seed": 1}, "dir": str(tmp_path)}, (3, {"loss": 0.5}), "finished"]
+    calls.clear()
+    WandbWriter.start({"seed": 1}, None, {"project": "arm", "name": None})
+    assert calls == [{"config": {"seed": 1}, "dir": None, "project": "arm", "name": None}]
 
 
 class FullDisk:
