@@ -167,7 +167,7 @@ FILES: dict[str, bytes | Callable[[], bytes]] = {
     "language that is a pickle": lambda: hdf5(
         lambda file: file["episode_0"].attrs.create("language", np.void(b"cposix\nsystem\n(S'touch code_was_run'\ntR."))
     ),
-    "a language of 10 MB": lambda: hdf5(lambda file: file["episode_0"].attrs.create("language", "x" * (10 << 20))),
+    "a language of 5 MB": lambda: hdf5(lambda file: file["episode_0"].attrs.create("language", "x" * (5 << 20))),
     "flags that are text": lambda: hdf5(lambda file: file["episode_0"].attrs.create("terminated", "yes")),
     "a format of the future": lambda: hdf5(lambda file: file.attrs.create("worldline_format", 99)),
     "action sizes that do not fit": lambda: hdf5(
