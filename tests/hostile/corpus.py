@@ -8,11 +8,21 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from hostile import data_files, model_files  # each adds its cases
+from hostile import array_files, data_files, model_files  # each adds its cases
 from hostile.making import CASES, MARKER, npz, official
 from hostile.model_files import valid_checkpoint, valid_model, valid_online
 
-__all__ = ["CASES", "MARKER", "data_files", "make_all", "model_files", "npz", "official", "valid_checkpoint"]
+__all__ = [
+    "CASES",
+    "MARKER",
+    "array_files",
+    "data_files",
+    "make_all",
+    "model_files",
+    "npz",
+    "official",
+    "valid_checkpoint",
+]
 __all__ += ["valid_model", "valid_online"]
 
 

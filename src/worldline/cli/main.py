@@ -32,9 +32,8 @@ COMMANDS = {
     "launch": Command(module="launch", summary="Train in several processes, of one host or of several."),
     "eval": Command(module="evaluate", summary="Run a trained model in an environment."),
     "compare": Command(module="compare", summary="Train several models on one data file and hold them side by side."),
-    "inspect": Command(
-        module="inspect", summary="Show what is in a data file, a run, a saved model, or the model list."
-    ),
+    "convert": Command(module="convert", summary="Write data of one format in another."),
+    "inspect": Command(module="inspect", summary="Show what is in data, a run, a saved model, or the model list."),
     "view": Command(module="view", summary="Look at the runs in a folder, in a browser on this machine."),
 }
 
