@@ -158,3 +158,21 @@ def test_counts_must_be_positive(name):
 def test_a_bare_environment_is_refused_with_the_fix():
     with pytest.raises(ConfigError, match="make_env"):
         evaluate_policy(lambda: gym.make("CartPole-v1"), Memory(), num_episodes=1)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_policies_that_want_rewards_get_those_of_their_actions(num_envs):
+    class Summing:
+        """Acts by the sum of the rewards of its episode, which `Counter` makes of the actions."""
+
+        def act(self, obs, state=None, *, is_first=None, deterministic=False):
+            sums = torch.zeros(len(obs)) if state is None else state.masked_fill(is_first, 0.0)
+            return torch.nn.functional.one_hot((sums % 3 == 0).long(), 2).float(), sums
+
+        def after_step(self, state, rewards):
+            assert rewards.dtype == torch.float32
+            return state + rewards
+
+    for episode in collect_episodes(Counter, Summing(), num_episodes=7, num_envs=num_envs):
+        before = np.cumsum(episode.rewards) - episode.rewards
+        np.testing.assert_array_equal(episode.actions.argmax(1), before % 3 == 0)

@@ -138,7 +138,7 @@ def test_what_is_refused():
         with pytest.raises(ConfigError, match=message):
             ChunkConfig(**{"obs_shape": (1,), "action_dim": 1, **settings})
     unfitted = Counting(ChunkConfig(obs_shape=(1,), action_dim=1))
-    with pytest.raises(DataError, match="model.fit"):
+    with pytest.raises(DataError, match="call model"):
         unfitted.act(torch.zeros(1, 1))
 
 

@@ -156,7 +156,7 @@ def _returns_section(comparison: Comparison) -> Section:
         title="Return in the environment",
         text=(
             f"{config.episodes} episodes each, from the same initial states; each policy {chosen}. "
-            f"The interval is that of the mean, by Student's t. The line of {_DATA} is about the recorded episodes."
+            f"The interval is that of the mean. The line of {_DATA} is about the recorded episodes."
         ),
         figures=[returns_by_rank(lines, num_coloured=len(comparison.contestants))],
         tables=tables,

@@ -24,6 +24,7 @@ FAMILIES = {
     "dmc": "worldline.envs.dmc_envs",
     "metaworld": "worldline.envs.metaworld_envs",
     "pusht": "worldline.envs.pusht_envs",
+    "robot": "worldline.envs.robot",
 }
 
 
@@ -40,8 +41,8 @@ def make_env(
     """Make an environment.
 
     Args:
-        env_id: "dmc:walker-walk", "atari:pong", "crafter", "metaworld:reach-v3", or a Gymnasium id ("CartPole-v1";
-            "module:Id" for ids that importing `module` registers).
+        env_id: "dmc:walker-walk", "atari:pong", "crafter", "metaworld:reach-v3", "robot:reach", or a Gymnasium id
+            ("CartPole-v1"; "module:Id" for ids that importing `module` registers).
         observe: "state" is what the environment itself observes (images, where it has nothing else), "pixels" what it
             renders, "both" a dict of the two.
         image_size: Height and width of images, which are `[H, W, 3]` uint8.
