@@ -79,8 +79,10 @@ RUNS = {
     "pick_place:flow_policy": Run(model="flow_policy:small", options=DENOISING, goal=0.8),
     "language_reach:vla": Run(
         model="vla:small",
-        options=f"{COMMON} --sequence-length 8 --batch-size 64 --learning-rate 3e-4 --ema-decay 0.999 --set horizon=8 "
-        "--set num_executed=4 --set head=regression --total-steps 8000",
+        # The camera does not move, and a pixel is a centimetre: images that are moved would not fit the arm's position.
+        options=f"{COMMON} --sequence-length 8 --batch-size 64 --learning-rate 5e-4 --ema-decay 0.999 --precision bf16 "
+        "--set horizon=8 --set num_executed=4 --set head=regression --set size=96 --set layers=3 --set units=384 "
+        "--set image_widths=[32,64,128,128] --set image_shift=0 --total-steps 6000",
         goal=0.9,
     ),
 }
