@@ -40,9 +40,9 @@ def test_points_are_those_of_the_block_the_simulator_has():
 
 def test_points_turn_with_the_block():
     state = np.array([10.0, 20.0, 100.0, 200.0, 0.0])
-    still, turned = keypoints_of(state), keypoints_of(state + [0, 0, 0, 0, np.pi / 2])
+    still, turned = keypoints_of(state), keypoints_of([*state, 0, 0, 0, 0, np.pi / 2])
     from_block = still[:18].reshape(9, 2) - [100, 200]
-    expected = np.stack([-from_block[:, 1], from_block[:, 0]], -1) + [100, 200]
+    expected = [*np.stack([-from_block[:, 1], from_block[:, 0]], -1), 100, 200]
     assert np.allclose(turned[:18].reshape(9, 2), expected, atol=1e-4)
     assert still[18:].tolist() == turned[18:].tolist() == [10.0, 20.0]
 
