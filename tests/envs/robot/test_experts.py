@@ -8,6 +8,7 @@ import torch
 
 from worldline.envs.make import make_env
 from worldline.envs.robot.experts import EXPERTS, Expert
+from worldline.envs.scripted import scripted_names, scripted_policy
 from worldline.errors import ConfigError, DataError
 from worldline.evaluation.rollout import collect_episodes
 
@@ -18,8 +19,10 @@ SETTINGS = [{}, {"randomization": {}}, {"action_noise": 0.25}]
 @pytest.mark.parametrize("env_id", EXPERTS)
 def test_it_succeeds(env_id, settings):
     make = functools.partial(make_env, env_id, **settings)
-    episodes = collect_episodes(make, Expert(env_id), num_episodes=25, seed=1000, num_envs=25)
-    assert sum(episode.terminated for episode in episodes) >= 24
+    assert scripted_names(env_id) == ("expert",)
+    expert = scripted_policy("expert", env_id, make().data_spec)
+    episodes = collect_episodes(make, expert, num_episodes=25, seed=1000, num_envs=25)
+    assert sum(episode.meta["success"] for episode in episodes) >= 24
 
 
 def test_recorded_actions_are_what_the_expert_asked_for_not_what_was_disturbed():

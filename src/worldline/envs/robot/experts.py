@@ -21,6 +21,7 @@ from worldline.batch import Obs
 from worldline.envs.robot.arm import MAX_OPENING, STEP
 from worldline.envs.robot.language import LANGUAGE, decode_language
 from worldline.envs.robot.tasks import BLOCK, COLORS, CUBE
+from worldline.episode import DataSpec
 from worldline.errors import ConfigError, DataError, nearest
 
 _GAIN = 0.5  # the share of the way that is asked for in each step: the servos are still on the way from the last one
@@ -111,6 +112,14 @@ EXPERTS: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
     "robot:pick_place": _pick_place,
     "robot:language_reach": _language_reach,
 }
+
+
+def _policies(env_id: str) -> dict[str, Callable[[DataSpec], Expert]]:
+    return {"expert": lambda spec: Expert(env_id)}
+
+
+# What `envs.scripted` offers for each environment.
+REACH, PICK_PLACE, LANGUAGE_REACH = (_policies(f"robot:{task}") for task in ("reach", "pick_place", "language_reach"))
 
 
 def _towards(obs: dict[str, Tensor], goal: Tensor, grip: Tensor | float) -> Tensor:
