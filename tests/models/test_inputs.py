@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldline.errors import ConfigError
+from worldline.errors import ConfigError, DataError
 from worldline.models.inputs import InputLayer, Layout
 from worldline.statistics import ColumnStatistics
 
@@ -47,6 +47,8 @@ def test_columns_are_fitted_in_the_order_of_the_layout():
     assert layer.normalizer is not None
     assert layer.normalizer.shift.tolist() == [1.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     assert layer.normalizer.scale.tolist() == [1.0, 2.0, 1.0, 1.0, 1.0, 1.0]
+    with pytest.raises(DataError, match=r"'obs\.z'.*Known: obs\.a"):
+        layer.fit({"obs.a": ColumnStatistics.of([a])})
 
 
 def test_images_are_moved_in_training_only():
