@@ -12,6 +12,7 @@ A model that wants the reward at arrival (DreamerV3) shifts inside its own loss,
 | closing row, final_obs known | False     | True     |
 | closing row, final_obs lost  | False     | False    |
 | padding after a short episode| False     | False    |
+| padding before an episode    | False     | False    |
 
 The closing row directly follows the last step, padding follows the closing row, and a window never crosses an
 episode. `is_first` marks row 0 of an episode (a window that starts in the middle of one has no such row).
@@ -40,7 +41,7 @@ class Batch:
     `batch.obs` and `batch["obs"]` are the same thing.
     """
 
-    obs: Obs  # [B, T, *obs], or a dict of them
+    obs: Obs  # [B, T, *obs], or a dict of them; of the first rows alone where `WindowSpec.obs_rows` asks for so many
     actions: Tensor  # [B, T, A] float; discrete actions are one-hot, multi-discrete ones concatenated one-hot
     rewards: Tensor  # [B, T] float
     terminations: Tensor  # [B, T] bool; True where this step ended the episode for good (not where it was cut off)
@@ -122,6 +123,22 @@ def share(num_windows: int, rank: int, num_ranks: int) -> slice:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowSpec:
+    """Which windows of its data a model learns from; `data.windows` says what each setting does.
+
+    A model says so in its attribute `windows`, and the trainer asks the data for them.
+    """
+
+    pad_end: bool = False  # they begin at every step, and are padded beyond the end of the episode
+    pad_start: int = 0  # they begin up to so many rows before the episode
+    obs_rows: int | None = None  # so many rows have observations, `obs [B, obs_rows, *obs]`; None: all T
+    commands: bool = False  # fill `Batch.commands`
+
+
+PLAIN_WINDOWS = WindowSpec()  # whole windows of real rows, where episodes are long enough
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

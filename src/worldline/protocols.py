@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from worldline.batch import Batch, Obs
+    from worldline.batch import Batch, Obs, WindowSpec
+    from worldline.statistics import ColumnStatistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,12 +77,38 @@ class Seekable(Protocol):
 
 
 @runtime_checkable
-class PadsEnd(Protocol):
+class ChoosesWindows(Protocol):
     """A model that says which windows it learns from."""
 
     @property
-    def pads_end(self) -> bool:
-        """Whether windows begin at every step, and are padded beyond the end of the episode."""
+    def windows(self) -> WindowSpec:
+        """Which windows those are; families of short ones pad them."""
+        ...
+
+
+@runtime_checkable
+class HasStatistics(Protocol):
+    """Data that can say how its columns are distributed."""
+
+    def statistics(self) -> Mapping[str, ColumnStatistics]:
+        """Return the statistics of "obs" (or each "obs.KEY"), "actions", "rewards" and "commands"; not of images."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A model that normalises by the statistics of its data, which are a part of it from then on.
+
+    The trainer calls `fit` before the first step of a run, unless the model was fitted before.
+    """
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the model has its statistics."""
+        ...
+
+    def fit(self, statistics: Mapping[str, ColumnStatistics]) -> None:
+        """Take the statistics of the data."""
         ...
 
 

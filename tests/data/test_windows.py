@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worldline.batch import WindowSpec
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.windows import Windows
 
@@ -50,7 +51,7 @@ def test_with_padding_every_step_begins_a_window(seq_len: int, capacity: int) ->
     buffer = make_buffer(lengths, capacity)
     ends = np.cumsum([steps + 1 for steps in lengths]) - 1  # closing rows
     steps = np.setdiff1d(np.arange(ends[-1] + 1), ends)
-    batches = [buffer.sample(64, seq_len, pad_end=True) for _ in range(40)]
+    batches = [buffer.sample(64, seq_len, windows=WindowSpec(pad_end=True)) for _ in range(40)]
     starts = np.concatenate([np.asarray(batch.obs[:, 0, 0]) for batch in batches]).astype(int)
     values, counts = np.unique(starts, return_counts=True)
     assert values.tolist() == steps.tolist()
@@ -134,3 +135,43 @@ def test_windows_belong_to_one_version_of_the_store() -> None:
     windows = Windows(buffer._store, 2)
     buffer.add_episode(np.zeros((2, 1)), np.zeros(2), np.zeros(2), truncated=True)
     assert windows.version != buffer._store.version
+
+
+@pytest.mark.parametrize("capacity", [25, 10_000])  # without a row to spare, and with many
+def test_windows_may_begin_before_the_episode(capacity: int) -> None:
+    """Each row of each window by hand: rows before the episode repeat its first observation, and nothing else."""
+    lengths = [20, 3, 1]
+    buffer = make_buffer(lengths, capacity)
+    spec = WindowSpec(pad_end=True, pad_start=2, commands=True)
+    starts = {}
+    for _ in range(30):
+        batch = buffer.sample(32, 4, windows=spec)
+        assert batch.commands is not None
+        for i in range(32):
+            real = batch.obs[i, :, 0][batch.step_mask[i]]
+            before = int((~batch.step_mask[i]).long().cumprod(0).sum())
+            first = int(real[0])
+            starts[first - before] = starts.get(first - before, 0) + 1
+            assert before <= 2
+            if before:
+                assert first in (0, 21, 25)
+                assert batch.is_first[i].tolist() == [row == before for row in range(4)]
+            assert (batch.obs[i, :before, 0] == first).all()
+            assert not batch.obs_mask[i, :before].any()
+            for column in (batch.actions[i, :, 0], batch.rewards[i], batch.commands[i, :, 0], batch.commands[i, :, 1]):
+                assert not column[~batch.step_mask[i]].any()
+            assert torch.equal(batch.actions[i, :, 0][batch.step_mask[i]], real)
+            end = {0: 20, 21: 24, 25: 26}[max(row for row in (0, 21, 25) if row <= first)]
+            assert torch.equal(batch.commands[i, :, 0][batch.step_mask[i]], end - real)
+            assert batch.commands[i, before, 1] == sum(range(first, end))
+    assert sorted(starts) == [*range(-2, 26)]  # 19 and 20 lie before the second episode, 23 and 24 before the third
+
+
+def test_observations_of_the_first_rows_alone() -> None:
+    buffer = make_buffer([20, 3, 8])
+    whole = buffer.sample(16, 6, windows=WindowSpec(pad_end=True))
+    buffer.seek(seed=0, step=0)
+    part = buffer.sample(16, 6, windows=WindowSpec(pad_end=True, obs_rows=2))
+    assert torch.equal(part.obs, whole.obs[:, :2])
+    for name in ("actions", "rewards", "obs_mask", "step_mask"):
+        assert torch.equal(part[name], whole[name])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.tiny_training import TinySampler, Unseekable, make_batch
-from worldline.batch import Batch, BatchRequest
+from worldline.batch import PLAIN_WINDOWS, Batch, BatchRequest, WindowSpec
 from worldline.errors import ConfigError, DataError
 from worldline.training.source import Source, open_source
 
@@ -42,22 +42,34 @@ def test_both_protocols_get_what_was_configured(sampler: object) -> None:
 
 class Padding(ByEither):
     def sample(
-        self, batch_size: int, seq_len: int | None = None, device: str = "cpu", *, pad_end: bool = False
+        self,
+        batch_size: int,
+        seq_len: int | None = None,
+        device: str = "cpu",
+        *,
+        windows: WindowSpec = PLAIN_WINDOWS,
     ) -> Batch:
-        return make_batch(int(pad_end), batch_size, seq_len or 1)
+        return make_batch(int(windows.pad_end), batch_size, seq_len or 1)
 
 
 @pytest.mark.parametrize("pad_end", [True, False])
 def test_who_can_pad_is_told(pad_end: bool) -> None:
     source = open_source(
-        Padding(), batch_size=2, sequence_length=3, device=torch.device("cpu"), seed=3, pad_end=pad_end
+        Padding(),
+        batch_size=2,
+        sequence_length=3,
+        device=torch.device("cpu"),
+        seed=3,
+        windows=WindowSpec(pad_end=pad_end),
     )
     assert torch.equal(source.batch(0).obs, make_batch(int(pad_end), 2, 3).obs)
 
 
 @pytest.mark.parametrize("sampler", [TinySampler(), ByRequest(), ByEither()])
 def test_who_cannot_pad_is_not_asked(sampler: object) -> None:
-    source = open_source(sampler, batch_size=5, sequence_length=7, device=torch.device("cpu"), seed=3, pad_end=True)  # type: ignore[arg-type]
+    source = open_source(
+        sampler, batch_size=5, sequence_length=7, device=torch.device("cpu"), seed=3, windows=WindowSpec(pad_end=True)
+    )  # type: ignore[arg-type]
     assert source.batch(0).batch_size == 5
 
 

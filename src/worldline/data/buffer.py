@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldline.batch import Batch, BatchRequest, share
 from worldline.data.block import EpisodeBlock
 from worldline.data.encode import (
     convert,
@@ -19,6 +18,7 @@ from worldline.data.encode import (
     settle_obs_dtype,
 )
 from worldline.data.formats import npz
+from worldline.data.sampling import EpisodeSampler
 from worldline.data.shapes import (
     check_obs_shapes,
     checked_dtypes,
@@ -28,19 +28,14 @@ from worldline.data.shapes import (
     positive,
 )
 from worldline.data.store import OBS, TERMINATION, RowStore
-from worldline.data.windows import Windows
-from worldline.device import move, resolve_device
 from worldline.episode import Array, DataSpec, Episode, ObsShape, checked_rewards, unnamed_obs
 from worldline.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import torch
-
-DEFAULT_SEQ_LEN = 50  # rows of a window where none are asked for, as in `TrainingConfig.sequence_length`
 
 
-class ReplayBuffer:
+class ReplayBuffer(EpisodeSampler):
     """Episodes in columns, sampled in windows that never cross from one to the next.
 
     The oldest episodes make room for new ones, whole ones at a time, once there are more than `capacity` steps.
@@ -80,12 +75,9 @@ class ReplayBuffer:
         self._shapes = named_shapes(self._obs_shape)
         self._obs_dtypes = checked_dtypes(obs_dtype, self._obs_shape)
         self._action_sizes = None if action_sizes is None else checked_sizes(action_sizes, self._action_dim)
+        super().__init__()
         self._store: RowStore | None = None
         self._meta: list[Mapping[str, Any]] = []  # one per episode added; the store knows how many were evicted
-        self._windows: dict[tuple[int, bool], Windows] = {}  # by number of rows and whether padded
-        self._seed = 0
-        self._step = 0
-        self._place = (0, 1)  # which process's share to gather: its rank, and how many there are
 
     def __len__(self) -> int:
         return self.num_transitions
@@ -179,51 +171,6 @@ class ReplayBuffer:
                 f"a larger capacity."
             )
         self._add_block(EpisodeBlock.of(episode))
-
-    def sample(
-        self,
-        batch_size: int | BatchRequest,
-        seq_len: int | None = None,
-        device: str | torch.device = "cpu",
-        *,
-        pad_end: bool = False,
-    ) -> Batch:
-        """Return the windows that belong to the current step, and go on to the next.
-
-        Uniform over all windows; `data.windows` says which there are, and that the order is a function of (seed, step).
-        The batch owns its memory. Discrete actions are one-hot, observations have the dtype they are stored in.
-
-        Args:
-            batch_size: B, the number of windows; or a `BatchRequest` with all three.
-            seq_len: T, the number of rows of each; None means 50.
-            device: Where the tensors shall be. Copies to CUDA go through pinned memory and are not waited for.
-            pad_end: Whether windows begin at every step, and are padded beyond the end of the episode.
-
-        Raises:
-            DataError: The buffer is empty.
-            ConfigError: `batch_size` or `seq_len` is less than 1, or the device is not here.
-        """
-        if isinstance(batch_size, BatchRequest):
-            request = batch_size
-            batch_size, seq_len, device = request.batch_size, request.seq_len, request.device
-        windows = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len, pad_end)
-        drawn = windows.draw(positive("batch_size", batch_size), seed=self._seed, step=self._step)
-        batch = self._batch(windows.gather(drawn[share(batch_size, *self._place)]), device)
-        self._step += 1
-        return batch
-
-    def seek(self, *, seed: int, step: int, rank: int = 0, num_ranks: int = 1) -> None:
-        """Make the next `sample` the one of `step` (0-based) under `seed`. A new buffer stands at seed 0, step 0.
-
-        Of several processes, each gets its share of the windows that one alone would get: `batch.share` of them.
-
-        Raises:
-            ConfigError: One of them is negative, or there is no such process.
-        """
-        if seed < 0 or step < 0 or not 0 <= rank < num_ranks:
-            got = f"seed {seed}, step {step}, rank {rank} of {num_ranks}"
-            raise ConfigError(f"seek got {got}; expected numbers from 0 on, and a rank below their number.")
-        self._seed, self._step, self._place = int(seed), int(step), (int(rank), int(num_ranks))
 
     def episodes(self) -> Iterator[Episode]:
         """Return an iterator over copies of the episodes, oldest first, with actions as they are stored."""
@@ -341,35 +288,10 @@ class ReplayBuffer:
         layout |= {"actions": ((self._action_dim,), float32), "rewards": ((), float32), "flags": ((4,), boolean)}
         return layout | ({"task": ((), np.dtype(np.int64))} if has_tasks else {})
 
-    def _windows_of(self, seq_len: int, pad_end: bool) -> Windows:
-        store = self._store
-        if store is None:
+    def _episode_store(self) -> RowStore:
+        if self._store is None:
             raise DataError("The buffer is empty. Add an episode before you sample.")
-        windows = self._windows.get((seq_len, pad_end))
-        if windows is None or windows.version != store.version:
-            self._windows = {key: value for key, value in self._windows.items() if value.version == store.version}
-            windows = Windows(store, positive("seq_len", seq_len), pad_end=pad_end)
-            self._windows[seq_len, pad_end] = windows
-        return windows
-
-    def _batch(self, windows: dict[str, Array], device: str | torch.device) -> Batch:
-        import torch
-
-        tensors = {name: torch.from_numpy(window) for name, window in windows.items()}
-        if device != "cpu":
-            place = torch.device(resolve_device(device))
-            tensors = {name: move(tensor, place) for name, tensor in tensors.items()}
-        terminations, is_first, step_mask, obs_mask = tensors["flags"].unbind(-1)
-        return Batch(
-            obs=unnamed_obs({name: tensors[name] for name in self._shapes}),
-            actions=tensors["actions"],
-            rewards=tensors["rewards"],
-            terminations=terminations,
-            is_first=is_first,
-            step_mask=step_mask,
-            obs_mask=obs_mask,
-            extras={"task": tensors["task"]} if "task" in tensors else {},
-        )
+        return self._store
 
     def _episode(self, index: int) -> Episode:
         store = self._store

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldline.batch import Batch, Obs
+from worldline.batch import PLAIN_WINDOWS, Batch, Obs, WindowSpec
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.policy_state import pack, tensors_of, unpack, with_tensors
 from worldline.data.replay_log import ReplayLog
@@ -130,7 +130,7 @@ class OnlineSampler:
         seq_len: int | None = None,
         device: str | torch.device = "cpu",
         *,
-        pad_end: bool = False,
+        windows: WindowSpec = PLAIN_WINDOWS,
     ) -> Batch:
         """Take the environment steps that are due, and return the windows of the current optimiser step.
 
@@ -142,7 +142,7 @@ class OnlineSampler:
             while self.env_steps < due or self.buffer.num_episodes == 0:
                 self._collect()
         self.buffer.seek(seed=self._seek_seed, step=self._step)
-        batch = self.buffer.sample(batch_size, seq_len, device, pad_end=pad_end)
+        batch = self.buffer.sample(batch_size, seq_len, device, windows=windows)
         self._step += 1
         self._clock.num_samples += 1
         return batch

@@ -11,7 +11,7 @@ gives memory to pages that are written, not to those that are merely allocated.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,35 @@ _STEP_FLAGS = (False, False, True, True)  # of an ordinary step
 
 _FIRST_ROWS = 256  # rows of the first allocation
 _ROW, _STEPS, _TRUNCATED = range(3)  # columns of the index
+
+
+class EpisodeStore(Protocol):
+    """Columns of rows with whole episodes in them, wherever they are kept."""
+
+    columns: dict[str, Array]  # [rows, *shape]: "obs" or each "obs.KEY", "actions", "rewards", "flags", ...
+    num_rows: int  # of every column
+    version: int  # changes whenever the index or the columns do
+
+    @property
+    def first_rows(self) -> Array:
+        """`[E]` row of each episode's first step."""
+        ...
+
+    @property
+    def steps(self) -> Array:
+        """`[E]` number of steps of each episode; its closing row follows them."""
+        ...
+
+
+def is_obs(name: str) -> bool:
+    """Tell whether a column holds observations."""
+    return name == "obs" or name.startswith("obs.")
+
+
+def pieces(store: EpisodeStore, column: Array) -> Iterator[Array]:
+    """Return views `[n, ...]` of the steps of a column of `store`, episode by episode."""
+    for row, steps in zip(store.first_rows.tolist(), store.steps.tolist(), strict=True):
+        yield column[row : row + steps]
 
 
 class RowStore:
@@ -88,12 +117,6 @@ class RowStore:
             flags[-1, OBS] = block.has_final_obs[index]
             self._commit(row, steps, truncated=bool(block.truncated[index]))
             start = end
-
-    def pieces(self, name: str) -> Iterator[Array]:
-        """Return views `[n, ...]` of the steps of one column, episode by episode, oldest first."""
-        column = self.columns[name]
-        for row, steps in zip(self.first_rows.tolist(), self.steps.tolist(), strict=True):
-            yield column[row : row + steps]
 
     def _make_room(self, steps: int) -> int:
         """Return the first of `steps + 1` free rows."""

@@ -9,6 +9,9 @@ With `pad_end` windows start at every step, and are padded beyond the end of the
 the episode ended, is as often the first row of a window as any other, and not the second to last of one window only.
 That costs rows, so it is for short windows.
 
+With `pad_start` windows also start up to so many rows before the episode. Those rows repeat its first observation, as
+a policy that remembers some observations does at the start of an episode, and all else in them is zero.
+
 The order is a function of (seed, step, batch size) and of the episodes held, and of nothing else: not of what was
 sampled before, nor of where in memory an episode lies.
 """
@@ -17,7 +20,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldline.data.store import RowStore
+from worldline.batch import PLAIN_WINDOWS, WindowSpec
+from worldline.data.commands import commands_of_rows
+from worldline.data.store import EpisodeStore, is_obs
 from worldline.episode import Array
 
 _BLOCK_STEPS = 64  # steps whose randomness is drawn together
@@ -27,18 +32,29 @@ _BLOCK_NUMBERS = 1 << 16  # but never more numbers than this, where batches are 
 class Windows:
     """The windows of `seq_len` rows that a store holds; valid for one version of it."""
 
-    def __init__(self, store: RowStore, seq_len: int, *, pad_end: bool = False) -> None:
+    def __init__(self, store: EpisodeStore, seq_len: int, spec: WindowSpec = PLAIN_WINDOWS) -> None:
         self.version = store.version
         self.seq_len = seq_len
         self._first_rows = store.first_rows.copy()
         self._last_rows = self._first_rows + store.steps
-        starts = store.steps if pad_end else np.maximum(store.steps + 2 - seq_len, 1)
+        starts = store.steps if spec.pad_end else np.maximum(store.steps + 2 - seq_len, 1)
+        starts = starts + spec.pad_start
         self._ends = np.cumsum(starts)  # [E] number of starts up to and including each episode
-        self._shift = self._first_rows - (self._ends - starts)  # [E] from the number of a start to its row
+        # [E] from the number of a start to its row
+        self._shift = self._first_rows - (self._ends - starts) - spec.pad_start
         self.num_starts = int(self._ends[-1])
-        self._is_padded = bool((starts - 1 + seq_len > store.steps + 1).any())
+        self._pads_start = spec.pad_start > 0
+        self._is_padded = self._pads_start or bool((starts - 1 + seq_len > store.steps + 1).any())
         self._num_rows = store.num_rows
-        self._columns = [_Windowed(name, column, seq_len) for name, column in store.columns.items()]
+        columns = store.columns | (
+            {"commands": commands_of_rows(store.columns["rewards"], store.first_rows, store.steps)}
+            if spec.commands
+            else {}
+        )
+        self._columns = [
+            _Windowed(name, column, (spec.obs_rows or seq_len) if is_obs(name) else seq_len)
+            for name, column in columns.items()
+        ]
         self._block_key: tuple[int, int, int] | None = None
         self._block = np.empty((0, 0), dtype=np.int64)
 
@@ -74,13 +90,20 @@ class Windows:
         rows = starts[:, None] + np.arange(self.seq_len)
         last_rows = self._last_rows[episodes][:, None]
         padding = rows > last_rows
-        if rows[:, -1].max() < self._num_rows:  # what follows the episode is read as well, and blanked
+        before = None
+        if self._pads_start:
+            first_rows = self._first_rows[episodes][:, None]
+            before = rows < first_rows
+            rows = np.maximum(rows, first_rows)
+        if before is None and rows[:, -1].max() < self._num_rows:  # what follows the episode is read too, and blanked
             windows = {column.name: column.gather(starts) for column in self._columns}
         else:
             rows = np.minimum(rows, last_rows)
             windows = {column.name: column.gather_rows(rows) for column in self._columns}
-        for window in windows.values():
-            window[padding] = 0
+        for name, window in windows.items():
+            window[padding[:, : window.shape[1]]] = 0
+            if before is not None and not is_obs(name):
+                window[before] = 0
         return windows
 
 
@@ -102,8 +125,8 @@ class _Windowed:
         return self._shaped(self._windows[starts])
 
     def gather_rows(self, rows: Array) -> Array:
-        """Return windows `[B, T, *shape]` from all of their rows `[B, T]`."""
-        return self._shaped(self._rows[rows])
+        """Return windows `[B, T, *shape]` from all of their rows, `[B, T]` or more."""
+        return self._shaped(self._rows[rows[:, : self._shape[0]]])
 
     def _shaped(self, items: Array) -> Array:
         # The constructor is quicker than view and reshape, and the memory is as new.

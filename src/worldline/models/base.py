@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from worldline import files
-from worldline.batch import Batch, Obs
+from worldline.batch import PLAIN_WINDOWS, Batch, Obs, WindowSpec
 from worldline.config import to_dict
 from worldline.errors import DataError, FileError, shown
 from worldline.protocols import ParamGroup
@@ -36,8 +36,7 @@ class Model(nn.Module, abc.ABC):
     """A trainable model. Subclasses define `family`, take their config, and give a loss."""
 
     family: ClassVar[str]
-    # Whether it learns from windows that begin at every step, padded beyond the end of the episode (`data.windows`)
-    pads_end: ClassVar[bool] = False
+    windows: WindowSpec = PLAIN_WINDOWS  # which it learns from; see `protocols.ChoosesWindows`
 
     def __init__(self, config: Any) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldline.batch import Batch, Obs
+from worldline.batch import Batch, Obs, WindowSpec
 from worldline.episode import ObsShape, is_image
 from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
@@ -97,7 +97,7 @@ class BC(Model):
     """A network from observations to a distribution of actions; it remembers nothing of earlier observations."""
 
     family: ClassVar[str] = "bc"
-    pads_end: ClassVar[bool] = True
+    windows = WindowSpec(pad_end=True)
 
     def __init__(self, config: BCConfig) -> None:
         super().__init__(config)

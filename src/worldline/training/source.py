@@ -8,9 +8,9 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from worldline.batch import Batch, BatchRequest, share
+from worldline.batch import PLAIN_WINDOWS, Batch, BatchRequest, WindowSpec, share
 from worldline.errors import ConfigError, DataError
-from worldline.protocols import Sampler, Seekable
+from worldline.protocols import ChoosesWindows, Fitted, HasStatistics, Sampler, Seekable
 
 
 @runtime_checkable
@@ -64,7 +64,7 @@ def open_source(
     sequence_length: int,
     device: torch.device,
     seed: int,
-    pad_end: bool = False,
+    windows: WindowSpec = PLAIN_WINDOWS,
     num_kept: int = 0,
     place: tuple[int, int] = (0, 1),
 ) -> Source:
@@ -72,7 +72,7 @@ def open_source(
 
     Of several processes, each gets its `batch.share` of the windows of every batch; `place` is (rank, num_ranks).
 
-    A sampler that takes `pad_end` is told; another decides by itself which windows there are.
+    A sampler that takes `windows` is told; another decides by itself which windows there are.
 
     Raises:
         ConfigError: `data` is no sampler and no iterable of batches, or there are fewer windows than processes.
@@ -86,7 +86,7 @@ def open_source(
     several: dict[str, Any] = {"rank": rank, "num_ranks": num_ranks} if num_ranks > 1 else {}
     if isinstance(data, Sampler):  # by name only: it is either kind of sampler
         request = BatchRequest(batch_size=batch_size, seq_len=sequence_length, device=str(device))
-        draw = _sampling(data.sample, request, pad_end=pad_end)
+        draw = _sampling(data.sample, request, windows)
     elif isinstance(data, Iterable):
         draw = _Cycle(data, device)
     else:
@@ -97,6 +97,17 @@ def open_source(
         seek = _seeking(data.seek, seed, several if divides else {})
         several = {} if divides else several
     return Source(_cutting(draw, **several) if several else draw, seek, num_kept=num_kept)
+
+
+def windows_of(model: object) -> WindowSpec:
+    """Return which windows `model` learns from."""
+    return model.windows if isinstance(model, ChoosesWindows) else PLAIN_WINDOWS
+
+
+def fit_once(model: object, data: object) -> None:
+    """Give `model` the statistics of its first data, where it wants them and the data has them."""
+    if isinstance(model, Fitted) and not model.is_fitted and isinstance(data, HasStatistics):
+        model.fit(data.statistics())
 
 
 def _seeking(seek: Callable[..., None], seed: int, place: dict[str, int]) -> Callable[[int], None]:
@@ -122,15 +133,15 @@ _EXPECTED = (
 )
 
 
-def _sampling(sample: Callable[..., Batch], request: BatchRequest, *, pad_end: bool) -> Callable[[], Batch]:
+def _sampling(sample: Callable[..., Batch], request: BatchRequest, windows: WindowSpec) -> Callable[[], Batch]:
     signature = inspect.signature(sample)
     keywords: dict[str, Any] = {
         "batch_size": request.batch_size,
         "seq_len": request.seq_len,
         "device": request.device,
     }
-    if pad_end and _accepts(signature, **keywords, pad_end=True):
-        return lambda: sample(**keywords, pad_end=True)
+    if windows != PLAIN_WINDOWS and _accepts(signature, **keywords, windows=windows):
+        return lambda: sample(**keywords, windows=windows)
     if _accepts(signature, **keywords):
         return lambda: sample(**keywords)
     if _accepts(signature, request):

@@ -19,7 +19,6 @@ from worldline.batch import Batch
 from worldline.config import from_dict, to_dict
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
-from worldline.protocols import PadsEnd
 from worldline.training.anomalies import Anomaly, RngState, save_offending_batch
 from worldline.training.callbacks.base import Callback, named, restore_callback
 from worldline.training.callbacks.progress import ProgressCallback
@@ -30,7 +29,7 @@ from worldline.training.distributed import ALONE, ASKED_TO_STOP, StopVote, gathe
 from worldline.training.interrupts import Interrupts
 from worldline.training.metrics import to_floats
 from worldline.training.optim import Optimizer
-from worldline.training.source import Data, Source, open_source
+from worldline.training.source import Data, Source, fit_once, open_source, windows_of
 from worldline.training.update import Updater
 
 if TYPE_CHECKING:
@@ -225,6 +224,8 @@ class Trainer(Generic[ModelT]):
         if resume_from is not None or self.step == 0:
             # Also before a resume: a checkpoint from another device lacks this one's generator.
             seeding.seed_everything(self.ranks.seed(self.config.seed))
+        if resume_from is None and self.step == 0:
+            fit_once(self.model, data)
         if resume_from is not None:
             checkpoint = load_everywhere(self.ranks, Path(resume_from), self.model)
             self._restore(checkpoint)
@@ -250,7 +251,7 @@ class Trainer(Generic[ModelT]):
             sequence_length=config.sequence_length,
             device=self.device,
             seed=seed,
-            pad_end=_pads_end(self.model),
+            windows=windows_of(self.model),
             num_kept=num_kept,
             place=(ranks.rank, ranks.num_ranks),
         )
@@ -389,7 +390,3 @@ def train(
     config = from_dict(TrainingConfig, settings)
     trainer = Trainer(model, config, [ProgressCallback()] if callbacks is None else callbacks)
     return trainer.train(data, resume_from=resume_from)
-
-
-def _pads_end(model: object) -> bool:
-    return isinstance(model, PadsEnd) and model.pads_end

@@ -43,7 +43,7 @@ from worldline.data.encode import data_spec, infer_action_sizes, settle_obs_dtyp
 from worldline.data.formats.archive import PIECE_BYTES, Archive
 from worldline.data.formats.archive_writer import new_archive
 from worldline.data.shapes import checked_sizes
-from worldline.data.store import OBS, TERMINATION, RowStore
+from worldline.data.store import OBS, TERMINATION, RowStore, is_obs, pieces
 from worldline.episode import Array, DataSpec, check_finite, unnamed_obs
 from worldline.errors import DataError, FileError
 
@@ -322,7 +322,7 @@ def write(
             archive.add(key, array.shape, array.dtype, [array])
         for name in (*_obs_columns(store), "actions", "rewards"):
             column = store.columns[name]
-            archive.add(name, (store.num_steps, *column.shape[1:]), column.dtype, store.pieces(name))
+            archive.add(name, (store.num_steps, *column.shape[1:]), column.dtype, pieces(store, column))
 
 
 def _arrays(store: RowStore, spec: DataSpec, meta: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
@@ -367,7 +367,7 @@ def _meta_limit(num_episodes: int) -> int:
 
 
 def _obs_columns(store: RowStore) -> list[str]:
-    return [name for name in store.columns if name == "obs" or name.startswith("obs.")]
+    return [name for name in store.columns if is_obs(name)]
 
 
 def _shape_key(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from worldline.batch import Batch, Obs
+from worldline.batch import Batch, Obs, WindowSpec
 from worldline.config import from_dict
 from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
@@ -44,7 +44,7 @@ class TDMPC2(WorldModel):
 
     family: ClassVar[str] = "tdmpc2"
     # A window of H + 1 rows of an episode has its end as the last step only, which networks would learn to tell by.
-    pads_end: ClassVar[bool] = True
+    windows = WindowSpec(pad_end=True)
     decodes: ClassVar[bool] = False
     value_range: Tensor
 
