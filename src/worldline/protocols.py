@@ -131,3 +131,31 @@ class Policy(Protocol):
             Actions `[N, A]` as in `Batch.actions` (one-hot where discrete), and the next state.
         """
         ...
+
+
+@runtime_checkable
+class Rewarded(Protocol):
+    """A policy that wants to know what its actions were rewarded with."""
+
+    def after_step(self, state: Any, rewards: Tensor) -> Any:
+        """Return the state to pass to the next `act`.
+
+        Args:
+            state: What the last `act` returned.
+            rewards: `[N]` float32, of the actions it chose; 0 where no episode is running any more.
+        """
+        ...
+
+
+@runtime_checkable
+class Commanded(Protocol):
+    """A model that acts by a command: remaining steps and return to go."""
+
+    def choose(self, obs: Obs, commands: Tensor, *, deterministic: bool = False) -> Tensor:
+        """Return actions `[N, A]`, as `Policy.act` does, for `obs [N, *obs]` and `commands [N, 2]`."""
+        ...
+
+    @property
+    def command_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the greatest command that the model has learnt from, each `[2]`, on its device."""
+        ...

@@ -59,6 +59,16 @@ FAMILIES: tuple[Family, ...] = (
         aliases=("behaviour-cloning", "behavior-cloning"),
         size_aliases=(("medium", "base"),),
     ),
+    Family(
+        name="udrl",
+        module="worldline.models.udrl",
+        model="UDRL",
+        config="UDRLConfig",
+        default_size="base",
+        description="Upside-down RL: a policy that is told which return to reach, in how many steps.",
+        aliases=("upside-down-rl",),
+        size_aliases=(("medium", "base"),),
+    ),
 )
 
 

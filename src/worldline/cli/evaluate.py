@@ -5,13 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from worldline.cli.collect import RANDOM, open_policy
-from worldline.cli.options import EnvSettings, NumThreads, check_seed, parse, parse_env_settings, set_num_threads
+from worldline.cli.options import (
+    Command,
+    EnvSettings,
+    NumThreads,
+    check_seed,
+    parse,
+    parse_env_settings,
+    set_num_threads,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +36,7 @@ Run a trained model in an environment and hold it against random actions.
 Examples:
   worldline eval runs/cartpole --env CartPole-v1 --episodes 20
   worldline eval runs/cartpole/final --env CartPole-v1 --json
+  worldline eval runs/lunar --env LunarLander-v3 --env-set continuous=true --command 200 250 --stochastic
 """
 
 
@@ -39,6 +49,7 @@ class EvalOptions:
     env: str
     """An environment, such as CartPole-v1 or dmc:walker-walk."""
     env_settings: EnvSettings = ()
+    command: Command = None
     episodes: int = 20
     """How many whole episodes to run."""
     seed: int = 1_000_000
@@ -64,7 +75,10 @@ def main(arguments: Sequence[str]) -> None:
     env = make_env(options.env, **env_settings)
     env.close()
     names = dict.fromkeys([options.model, RANDOM])
-    actors = {name: open_policy(name, env, device=options.device) for name in names}
+    actors = {
+        name: open_policy(name, env, env_id=options.env, command=options.command, device=options.device)
+        for name in names
+    }
     measured = {
         name: evaluate(
             options.env,
@@ -81,6 +95,8 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps(_as_json(options, measured), indent=2))
     else:
         results.print(returns_table(f"{options.env}, {options.episodes} episodes", measured))
+        if options.command is not None:
+            results.print(obedience_table(options.command, measured[options.model]))
 
 
 def evaluate(
@@ -128,6 +144,7 @@ def _as_json(options: EvalOptions, measured: dict[str, EvaluationResult]) -> dic
         "returns": list(result.returns),
         "lengths": list(result.lengths),
         "random_return_mean": measured[RANDOM].mean,
+        "command": None if options.command is None else dict(zip(("steps", "return"), options.command, strict=True)),
     }
 
 
@@ -143,6 +160,27 @@ def returns_table(title: str, measured: Mapping[str, EvaluationResult]) -> Table
         table.add_column(name, justify="right", no_wrap=name == "95% interval")
     for name, result in measured.items():
         table.add_row(name, *returns_row(result))
+    return table
+
+
+def obedience_table(command: tuple[float, float], result: EvaluationResult) -> Table:
+    """Return the table of what was told and what was done."""
+    from rich.table import Table
+
+    from worldline.evaluation.metrics import t_interval95
+
+    table = Table(title="Told and done")
+    for name in ("", "told", "mean done", "95% interval", "mean distance"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, told, done in (("steps", command[0], result.lengths), ("return", command[1], result.returns)):
+        low, high = t_interval95(done)
+        table.add_row(
+            name,
+            f"{told:.1f}",
+            f"{statistics.fmean(done):.1f}",
+            f"{low:.1f} to {high:.1f}" if math.isfinite(low) else "-",
+            f"{statistics.fmean(abs(value - told) for value in done):.1f}",
+        )
     return table
 
 

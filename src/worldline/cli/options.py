@@ -16,6 +16,11 @@ NumThreads: TypeAlias = Annotated[
     int, tyro.conf.arg(help="Threads of a tensor operation on the CPU; 0 lets torch decide.")
 ]
 
+Command: TypeAlias = Annotated[
+    tuple[float, float] | None,
+    tyro.conf.arg(metavar="STEPS RETURN", help="What a model that obeys commands (udrl) is told, such as 200 250."),
+]
+
 EnvSettings: TypeAlias = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]],
     tyro.conf.arg(

@@ -24,7 +24,7 @@ from worldline.errors import ConfigError
 from worldline.evaluation.metrics import t_interval95
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
-from worldline.protocols import Policy
+from worldline.protocols import Policy, Rewarded
 
 
 @runtime_checkable
@@ -136,12 +136,15 @@ def collect_episodes(
         if isinstance(policy, nn.Module):
             keep_freed_memory(where.type)
         state: Any = None
+        wants_rewards = policy if isinstance(policy, Rewarded) else None
         while places.are_running:
             is_first = torch.from_numpy(places.is_first.copy()).to(where)
             actions, state = policy.act(
                 _to_tensors(places.obs, where), state, is_first=is_first, deterministic=deterministic
             )
-            places.step(actions.detach().to("cpu", torch.float32).numpy())
+            rewards = places.step(actions.detach().to("cpu", torch.float32).numpy())
+            if wants_rewards is not None:
+                state = wants_rewards.after_step(state, torch.from_numpy(rewards).to(where))
     return places.episodes()
 
 
@@ -188,15 +191,18 @@ class _Places:
     def are_running(self) -> bool:
         return bool(self._running)
 
-    def step(self, actions: Array) -> None:
-        """Take one step with `actions [N, A]` in every place that is running."""
+    def step(self, actions: Array) -> Array:
+        """Take one step with `actions [N, A]` in every place that is running, and return the rewards `[N]`."""
         self.is_first[:] = False
+        rewards = np.zeros(len(self._envs), dtype=np.float32)
         for place, recording in list(self._running.items()):
             obs, reward, terminated, truncated, _ = self._envs[place].step(actions[place])
+            rewards[place] = float(reward)
             recording.add(self.obs[place], actions[place], float(reward))
             self.obs[place] = obs
             if terminated or truncated:
                 self._end(place, terminated=terminated, truncated=truncated)
+        return rewards
 
     def episodes(self) -> list[Episode]:
         return [self._finished[number] for number in range(self._num_episodes)]

@@ -28,9 +28,10 @@ from worldline.episode import ObsShape, is_image
 from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
 from worldline.models.base import Model
+from worldline.models.choices import check_actions, choices_log_prob, choices_of, choose
 from worldline.models.observations import blank, check_shapes, named_obs, shapes_by_name
 from worldline.nn.normed import NormedMLP
-from worldline.ops.distributions import categorical_sample, normal_log_prob
+from worldline.ops.distributions import normal_log_prob
 from worldline.ops.masking import masked_mean
 from worldline.ops.twohot import symlog
 
@@ -64,21 +65,7 @@ class BCConfig:
                 "from images, or record the environment's state instead."
             )
         check_shapes(self.obs_shapes, {})
-        self._check_actions()
-
-    def _check_actions(self) -> None:
-        if self.action_dim < 1:
-            raise ConfigError(f"action_dim must be at least 1; got {self.action_dim}.")
-        if self.action_type == "multi_discrete" and sum(self.action_sizes) != self.action_dim:
-            raise ConfigError(
-                f"action_sizes must sum to action_dim={self.action_dim} where actions are multi-discrete; "
-                f"got {self.action_sizes}, which sums to {sum(self.action_sizes)}."
-            )
-        if self.choices and (max(self.choices) < 2 or min(self.choices) < 1):
-            raise ConfigError(
-                f"A discrete action needs at least 2 choices; got {self.choices}. For {self.action_dim} continuous "
-                'numbers say action_type="continuous".'
-            )
+        check_actions(self)
 
     @property
     def obs_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -88,9 +75,7 @@ class BCConfig:
     @property
     def choices(self) -> tuple[int, ...]:
         """The number of choices of each discrete action; empty where actions are continuous."""
-        if self.action_type == "discrete":
-            return (self.action_dim,)
-        return self.action_sizes if self.action_type == "multi_discrete" else ()
+        return choices_of(self)
 
 
 class BC(Model):
@@ -150,22 +135,20 @@ class BC(Model):
         """Return the log-probability (density, where continuous) of `actions [..., A]`, `[...]` in nats."""
         if not self.config.choices:
             return normal_log_prob(actions, torch.tanh(params), self._std()).sum(-1)
-        logits = params.split(self.config.choices, -1)
-        return (torch.cat([F.log_softmax(part, -1) for part in logits], -1) * actions).sum(-1)
+        return choices_log_prob(params, actions, self.config.choices)
 
     def _modes(self, params: Tensor) -> Tensor:
         """Return the likeliest actions `[..., A]`, one-hot where discrete."""
         if not self.config.choices:
             return torch.tanh(params)
-        return torch.cat([categorical_sample(part, None) for part in params.split(self.config.choices, -1)], -1)
+        return choose(params, self.config.choices, deterministic=True)
 
     def _sample(self, params: Tensor) -> Tensor:
         """Draw actions `[..., A]`, within [-1, 1] where continuous."""
         if not self.config.choices:
             noise = torch.randn_like(params)
             return (torch.tanh(params) + self._std() * noise).clamp(-1.0, 1.0)
-        parts = [torch.softmax(part, -1) for part in params.split(self.config.choices, -1)]
-        return torch.cat([categorical_sample(part, torch.rand_like(part[..., 0])) for part in parts], -1)
+        return choose(params, self.config.choices, deterministic=False)
 
     def _std(self) -> Tensor:
         """Return the deviation of each continuous action, `[A]`."""
