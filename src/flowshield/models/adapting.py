@@ -48,9 +48,7 @@ class Adapted(Model):
         self.save_pretrained(path)
 
     @classmethod
-    def load(
-        cls: type[AdaptedT], path: str | os.PathLike[str], *, device: str | torch.device = "cpu"
-    ) -> AdaptedT:
+    def load(cls: type[AdaptedT], path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> AdaptedT:
         """Return the model that `save` wrote into the folder `path`, in evaluation mode.
 
         Raises:
@@ -60,7 +58,9 @@ class Adapted(Model):
         """
         model = create_adapted(Path(path), device=device, settings={}, adapt=adapted)
         if not isinstance(model, cls):
-            raise ConfigError(f"{os.fspath(path)} holds a {type(model).__name__}, not a {cls.__name__}. Load it as that.")
+            raise ConfigError(
+                f"{os.fspath(path)} holds a {type(model).__name__}, not a {cls.__name__}. Load it as that."
+            )
         return model
 
 

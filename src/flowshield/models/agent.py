@@ -51,13 +51,15 @@ class UDRLAgent(udrl.UDRL, Adapted):
         values = {**data, **settings, "command_dim": command_dim}
         super().__init__(from_dict(udrl.UDRLConfig, values, where="UDRLAgent"))
 
-    @overload  # type: ignore[override]
+    @overload
     def forward(self, state: Batch, command: None = None) -> dict[str, Tensor]: ...
 
     @overload
     def forward(self, state: Tensor, command: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def forward(self, state: Tensor | Batch, command: Tensor | None = None) -> tuple[Tensor, Tensor] | dict[str, Tensor]:
+    def forward(
+        self, state: Tensor | Batch, command: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | dict[str, Tensor]:
         """Return mean and log-deviation, each `[B, action_dim]`, of actions before the tanh that bounds them.
 
         A batch of Worldline's alone gives the losses, as its trainer wants them.
@@ -82,7 +84,7 @@ class UDRLAgent(udrl.UDRL, Adapted):
         """Return actions `[B, action_dim]`, drawn or the likeliest ones, for states and `command [B, 2]`."""
         return self.choose(state, command, deterministic=deterministic)
 
-    @overload  # type: ignore[override]
+    @overload
     def compute_loss(self, state: Batch, command: None = None, action: None = None) -> dict[str, Tensor]: ...
 
     @overload

@@ -23,7 +23,7 @@ class BaseShield(base.BaseShield, Adapted):
     agent's, its scales are those of the data that it was fitted with.
     """
 
-    @overload  # type: ignore[override]
+    @overload
     def compute_loss(self, state: Batch, command: None = None) -> dict[str, Tensor]: ...
 
     @overload
@@ -160,7 +160,7 @@ class FlowMatchingShield(BaseShield, flow_matching.FlowMatchingShield):
         )
         super().__init__(from_dict(flow_matching.FlowMatchingShieldConfig, _of_data(state_dim, command_dim) | values))
 
-    def velocity(self, g: Tensor, t: Tensor | float, state: Tensor) -> Tensor:
+    def velocity(self, g: Tensor, t: Tensor | float, state: Any) -> Tensor:
         """Return the velocity `[B, 2]` at points `g [B, 2]`, normalised commands, at times `t`, one or `[B]`."""
         times = torch.as_tensor(t, dtype=g.dtype, device=g.device).expand(len(g))
         return super().velocity(g, times, state)
@@ -173,7 +173,11 @@ class FlowMatchingShield(BaseShield, flow_matching.FlowMatchingShield):
 def shield_settings(shield_type: str, *, hidden_dim: int, n_layers: int, **further: Any) -> dict[str, Any]:
     """Return Worldline's settings for FlowShield's."""
     names = {"time_embed_dim": "time_features", "n_timesteps": "num_levels", "beta_schedule": "schedule"}
-    return {"units": hidden_dim, "layers": n_layers, **{names.get(name, name): value for name, value in further.items()}}
+    return {
+        "units": hidden_dim,
+        "layers": n_layers,
+        **{names.get(name, name): value for name, value in further.items()},
+    }
 
 
 def load_shield(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> BaseShield:

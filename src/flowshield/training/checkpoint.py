@@ -65,7 +65,9 @@ def save_checkpoint(
     try:
         text = json.dumps(state, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise DataError(f"The optimiser has a setting that is no plain value: {error}. Use one of torch.optim.") from error
+        raise DataError(
+            f"The optimiser has a setting that is no plain value: {error}. Use one of torch.optim."
+        ) from error
     tensors["state"] = torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).copy())
     try:
         make_folders(file.parent)
@@ -129,7 +131,8 @@ def _read_state(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> 
     is_known = isinstance(state, dict) and (state.get("format"), state.get("version")) == (_FORMAT, _VERSION)
     if not is_known or type(state.get("epoch")) is not int:
         raise FileError(f"{os.fspath(path)} is not a checkpoint of this version. {RESTORE}")
-    return state
+    found: dict[str, Any] = state
+    return found
 
 
 def _within(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -158,7 +161,10 @@ def _nested(state: Any, tensors: Mapping[str, Tensor], path: str | os.PathLike[s
             index, _, name = key.partition(".")
             kept.setdefault(int(index), {})[name] = tensor.clone()
         groups = [
-            {key: tuple(value) if key != "params" and isinstance(value, list) else value for key, value in group.items()}
+            {
+                key: tuple(value) if key != "params" and isinstance(value, list) else value
+                for key, value in group.items()
+            }
             for group in state["param_groups"]
         ]
     except (TypeError, ValueError, KeyError, AttributeError) as error:

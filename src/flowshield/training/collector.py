@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
@@ -18,8 +19,9 @@ from worldline.data.buffer import ReplayBuffer
 from worldline.envs.rows import RowEnv
 from worldline.envs.spaces import to_action_row
 from worldline.episode import Episode
-from worldline.errors import ConfigError, DataError
+from worldline.errors import ConfigError, DataError, FileError
 from worldline.evaluation.rollout import RandomPolicy, collect_episodes
+from worldline.files import make_folders
 from worldline.protocols import Policy
 
 
@@ -36,7 +38,9 @@ class DataCollector:
         DataError: Worldline cannot learn from such observations or actions.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], policy: Callable[..., Any] | Policy | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], policy: Callable[..., Any] | Policy | None = None, seed: int = 0
+    ) -> None:
         self._env = _Borrowed(env)
         self._seed = seed
         self._episodes: list[Episode] = []
@@ -82,7 +86,12 @@ class DataCollector:
         """
         if not self._episodes:
             raise DataError("Nothing was collected yet. Call collect(n_episodes) first.")
-        self._buffer(self._episodes).save(path)
+        file = Path(path)
+        try:
+            make_folders(file.parent)
+        except OSError as error:
+            raise FileError(f"Cannot make the folder of {file}: {error}. Choose another one.") from error
+        self._buffer(self._episodes).save(file)
 
     def _buffer(self, episodes: list[Episode]) -> ReplayBuffer:
         spec = self._env.data_spec

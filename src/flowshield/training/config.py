@@ -1,8 +1,8 @@
 """Settings of `Trainer`, and how a configuration as Hydra's files have it becomes them.
 
-`defaults` names an option of each group: `env` (lunarlander, highway, and what `register_env` added), `model` (udrl) and
-`shield` (quantile, diffusion, flow_matching). The options are the dataclasses below, and a mapping `env`, `model` or
-`shield` changes settings of the one that was chosen. Nothing in a configuration can name code: there is no `_target_`.
+`defaults` names an option of each group: `env` (lunarlander, highway, and what `register_env` added), `model` (udrl)
+and `shield` (quantile, diffusion, flow_matching). The options are the dataclasses below, and a mapping `env`, `model`
+or `shield` changes settings of the chosen one. Nothing in a configuration can name code: there is no `_target_`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from flowshield.training.files import read_buffer
 from worldline.batch import Batch, WindowSpec
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.commands import compute_hindsight_commands
-from worldline.episode import Array
+from worldline.episode import Array, Episode
 from worldline.errors import DataError
 
 if TYPE_CHECKING:
@@ -128,6 +128,15 @@ class TrajectoryDataset:
     def statistics(self) -> Mapping[str, ColumnStatistics]:
         """Return the statistics of every column: what `UDRLAgent.fit` and the shields' `fit` take."""
         return self.buffer.statistics()
+
+    def episodes(self) -> Iterator[Episode]:
+        """Return an iterator over the episodes: what a shield's `calibrate` takes."""
+        return self.buffer.episodes()
+
+    def split(self, held_out: float, *, seed: int = 0) -> tuple[TrajectoryDataset, TrajectoryDataset]:
+        """Return two data sets, the second with the fraction `held_out` of the episodes, drawn by `seed`."""
+        learnt, rest = self.buffer.split(held_out, seed=seed)
+        return TrajectoryDataset.from_buffer(learnt), TrajectoryDataset.from_buffer(rest)
 
     def _sample(self, batch_size: int) -> Batch:
         return self.buffer.sample(batch_size, 1, windows=_ROWS)

@@ -82,7 +82,9 @@ def _trajectories(value: Any, file: Path) -> Iterator[Mapping[str, Any]]:
         value = value["trajectories"]
     if isinstance(value, Mapping):
         _check_keys(value, _COLUMNS, where=f"{file}")
-        yield from _split({name: numeric_array(name, value[name]) for name in (*_COLUMNS, "next_states") if name in value})
+        yield from _split(
+            {name: numeric_array(name, value[name]) for name in (*_COLUMNS, "next_states") if name in value}
+        )
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value):
         for index, item in enumerate(value):
             if not isinstance(item, Mapping):

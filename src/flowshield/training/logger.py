@@ -21,8 +21,8 @@ from worldline.training.loggers import JsonlWriter, TensorBoardWriter, WandbWrit
 class Logger:
     """Logs a training loop of one's own; a context manager, or close it.
 
-    `metrics.jsonl` gets one line a step, TensorBoard (where it is installed) the folder `tensorboard`. A file of an older
-    logger in the folder is moved aside. While the logger is open, no other process may write into the folder.
+    `metrics.jsonl` gets one line a step, TensorBoard (where it is installed) the folder `tensorboard`. A file that an
+    older logger left in the folder is moved aside. While this one is open, no other process may write there.
 
     Args:
         log_dir: The folder; it is made if need be.

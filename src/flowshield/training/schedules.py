@@ -45,6 +45,9 @@ class EarlyStopping:
         return self.num_bad >= self.patience
 
 
+_TYPES = ("cosine", "linear", "constant")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Settings:
     n_epochs: int = 200
@@ -66,10 +69,8 @@ class LearningRateScheduler:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, scheduler_type: str = "cosine", **kwargs: Any) -> None:
-        if scheduler_type not in ("cosine", "linear", "constant"):
-            raise ConfigError(
-                f"No scheduler is called {scheduler_type!r}. {nearest(scheduler_type, ('cosine', 'linear', 'constant'))}"
-            )
+        if scheduler_type not in _TYPES:
+            raise ConfigError(f"No scheduler is called {scheduler_type!r}. {nearest(scheduler_type, _TYPES)}")
         if "T_max" in kwargs:
             kwargs["n_epochs"] = kwargs.pop("T_max")
         settings = from_dict(_Settings, kwargs, where="LearningRateScheduler")

@@ -31,9 +31,9 @@ class Trainer:
     """Trains a `UDRLAgent` and a shield.
 
     Each of them is a run of Worldline's in a folder of its own within `log_dir`: `udrl`, `quantile`, `diffusion` or
-    `flow_matching`, with `config.yaml`, `metrics.jsonl`, TensorBoard's files, `checkpoints/` and `final/`. A run that was
-    killed goes on from its newest checkpoint when it is asked for again with the same settings and data, and one that
-    is complete is read and not repeated. What other settings or other data have left there is moved aside.
+    `flow_matching`, with `config.yaml`, `metrics.jsonl`, TensorBoard's files, `checkpoints/` and `final/`. A run that
+    was killed goes on from its newest checkpoint when it is asked for again with the same settings and data, and one
+    that is complete is read and not repeated. What other settings or other data have left there is moved aside.
 
     Args:
         config: A `DictConfig`, a dict or a dataclass; `flowshield.training.config` has the keys. Its `defaults` list is
@@ -112,8 +112,8 @@ class Trainer:
             found = getattr(dataset, name)
             if expected is not None and found != expected:
                 raise DataError(
-                    f"The data has {name} {found}, but {env.name} has {expected}. Choose the environment of the data in "
-                    f"defaults (env: NAME), or set env.{name}."
+                    f"The data has {name} {found}, but {env.name} has {expected}. Choose the environment of the data "
+                    f"in defaults (env: NAME), or set env.{name}."
                 )
 
     def _shield(self, shield_type: str | None) -> ShieldSettings:
@@ -199,5 +199,3 @@ def _available(device: str) -> str:
         warnings.warn(f"device is {device!r}, but there is no CUDA here: the CPU is used.", stacklevel=3)
         return "cpu"
     return device
-
-

@@ -174,7 +174,7 @@ class WandbWriter:
         """Log how `values [N]` are distributed."""
         import wandb
 
-        self._run.log({name: wandb.Histogram(values)}, step=step)
+        self._run.log({name: wandb.Histogram(values.tolist())}, step=step)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Add settings to those of the run."""
