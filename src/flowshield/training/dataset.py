@@ -166,6 +166,6 @@ class CommandDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._states)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
         """Return state `[state_dim]` and command `[2]` of a row."""
-        return self._states[index], self._commands[index]
+        return self._states[idx], self._commands[idx]
