@@ -205,7 +205,9 @@ class _Machine:
         self._stack = []
 
     def _text(self, layout: str, encoding: str = "utf-8") -> None:
-        self._push(str(self._take(self._number(layout)), encoding, "surrogatepass" if encoding == "utf-8" else "strict"))
+        self._push(
+            str(self._take(self._number(layout)), encoding, "surrogatepass" if encoding == "utf-8" else "strict")
+        )
 
     def _long(self) -> None:
         data = self._take(self._number("<B"))
@@ -353,4 +355,3 @@ class _Machine:
         ord("R"): _reduce,
         ord("b"): _build,
     }
-
