@@ -29,8 +29,8 @@ import torch
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.make import make_env
-from worldline.evaluation.metrics import t_interval95
 from worldline.evaluation.rollout import evaluate_policy
+from worldline.evaluation.statistics import mean_interval95
 from worldline.models.commanded import CommandedPolicy
 from worldline.report.svg import LineChart, Series, line_chart
 
@@ -164,19 +164,16 @@ def obey(protocol: Protocol, folder: Path) -> list[dict[str, Any]]:
 
 
 def commands_of(buffer: ReplayBuffer) -> list[tuple[float, float]]:
-    """Return commands that the data hold: evenly spaced returns, each with the steps that most often go with it.
+    """Return commands that the data hold: evenly spaced returns, each with the steps that go with it.
 
-    The steps are those of the episode in the densest place, by the logarithm of their number, among the 2% of all
-    episodes with the nearest returns.
+    The steps are the median of the 2% of all episodes with the nearest returns.
     """
     returns = np.array([episode.rewards.sum(dtype=np.float64) for episode in buffer.episodes()])
     steps = np.array([len(episode) for episode in buffer.episodes()])
     commands = []
     for wanted in np.linspace(*np.quantile(returns, [TAILS, 1 - TAILS]), NUM_COMMANDS):
-        near = np.argsort(np.abs(returns - wanted), kind="stable")[: max(2, len(returns) // 50)]
-        logs = np.log(steps[near])
-        density = np.exp(-0.5 * ((logs[:, None] - logs) / 0.2) ** 2).sum(1)
-        commands.append((float(steps[near[density.argmax()]]), float(wanted)))
+        near = np.argsort(np.abs(returns - wanted), kind="stable")[: max(1, len(returns) // 50)]
+        commands.append((float(np.sort(steps[near])[len(near) // 2]), float(wanted)))
     return commands
 
 
@@ -217,7 +214,7 @@ def write(name: str, protocol: Protocol, runs: Path) -> None:
                 {
                     **{key: item[key] for key in ("steps", "return")},
                     "obtained_return": float(np.mean(item["returns"])),
-                    "interval95": list(t_interval95(item["returns"])),
+                    "interval95": list(mean_interval95(item["returns"])),
                     "obtained_steps": float(np.mean(item["lengths"])),
                 }
                 for item in sampled

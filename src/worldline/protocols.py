@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from worldline.batch import Batch, Obs, WindowSpec
+    from worldline.episode import Episode
     from worldline.statistics import ColumnStatistics
 
 
@@ -92,6 +93,15 @@ class HasStatistics(Protocol):
 
     def statistics(self) -> Mapping[str, ColumnStatistics]:
         """Return the statistics of "obs" (or each "obs.KEY"), "actions", "rewards" and "commands"; not of images."""
+        ...
+
+
+@runtime_checkable
+class HasEpisodes(Protocol):
+    """Data that can be gone through episode by episode: replay buffer, data set."""
+
+    def episodes(self) -> Iterator[Episode]:
+        """Return an iterator over the episodes, in order."""
         ...
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldline.ops.conformal import Unit, conformal_threshold, episode_scores, min_episodes
+from worldline.ops.conformal import conformal_threshold, draw_rows, min_episodes, worst_scores
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -35,8 +35,8 @@ def test_rounding_does_not_raise_the_rank():
 
 def test_scores_of_episodes_by_hand():
     scores, lengths = torch.tensor([1.0, 9.0, 2.0, 5.0, 3.0]), torch.tensor([3, 1, 1])
-    assert torch.equal(episode_scores(scores, lengths, "episode", generator=generator()), torch.tensor([9.0, 5.0, 3.0]))
-    drawn = torch.stack([episode_scores(scores, lengths, "row", generator=generator(seed)) for seed in range(3000)])
+    assert torch.equal(worst_scores(scores, lengths), torch.tensor([9.0, 5.0, 3.0]))
+    drawn = scores[torch.stack([draw_rows(lengths, generator=generator(seed)) for seed in range(3000)])]
     assert (drawn[:, 1:] == torch.tensor([5.0, 3.0])).all()
     for value in (1.0, 9.0, 2.0):  # each row of the first as often
         assert (drawn[:, 0] == value).float().mean().item() == pytest.approx(1 / 3, abs=0.03)
@@ -51,14 +51,14 @@ def episodes(num: int, *, seed: int) -> tuple[Tensor, Tensor]:
     return rows + 0.3 * torch.randn(len(rows), generator=draws), lengths
 
 
-@pytest.mark.parametrize("unit", ["row", "episode"])
+@pytest.mark.parametrize("drawn", [True, False], ids=["row", "episode"])
 @pytest.mark.parametrize(("num", "alpha"), [(30, 0.1), (50, 0.05), (99, 0.01)])
-def test_coverage_over_many_splits(unit: Unit, num: int, alpha: float):
+def test_coverage_over_many_splits(drawn: bool, num: int, alpha: float):
     """The false alarms of new episodes are at most alpha, and at least alpha - 1 / (n + 1), on average over splits."""
     rates = []
     for split in range(400):
         scores, lengths = episodes(num + 200, seed=split)
-        one_each = episode_scores(scores, lengths, unit, generator=generator(split))
+        one_each = scores[draw_rows(lengths, generator=generator(split))] if drawn else worst_scores(scores, lengths)
         threshold = conformal_threshold(one_each[:num], alpha)
         rates.append((one_each[num:] > threshold).float().mean().item())
     spread = 4 * torch.tensor(rates).std().item() / math.sqrt(len(rates))
@@ -73,6 +73,6 @@ def test_rows_taken_as_if_they_were_independent_do_not_cover():
         scores, lengths = episodes(230, seed=split)
         in_use = int(lengths[:30].sum())
         threshold = conformal_threshold(scores[:in_use], 0.1)
-        worst = episode_scores(scores[in_use:], lengths[30:], "episode", generator=generator())
+        worst = worst_scores(scores[in_use:], lengths[30:])
         rates.append((worst > threshold).float().mean().item())
     assert sum(rates) / len(rates) > 0.13

@@ -117,9 +117,11 @@ def collect(
     from worldline.cli.terminal import episode_progress
     from worldline.data.buffer import ReplayBuffer
     from worldline.envs.make import make_env
+    from worldline.envs.scripted import scripted_names
     from worldline.evaluation.rollout import collect_episodes
 
     settings = dict(env_settings or {})
+    kept = settings.pop("obs_keys", None) if policy in scripted_names(env_id) else None
     env = make_env(env_id, **settings)
     env.close()
     spec = env.data_spec
@@ -133,6 +135,8 @@ def collect(
             num_envs=num_envs,
             on_episode=on_episode,
         )
+    if kept is not None:  # a scripted policy may go by what whoever learns from it shall not see
+        episodes = [episode.select_obs(kept) for episode in episodes]
     named = (dataclasses.replace(episode, meta={**episode.meta, "env": env_id}) for episode in episodes)
     return ReplayBuffer.from_episodes(named, action_dim=spec.action_dim, action_sizes=spec.action_sizes)
 
@@ -159,9 +163,10 @@ def open_policy(
     from worldline.envs.scripted import scripted_names, scripted_policy
     from worldline.evaluation.rollout import RandomPolicy
 
-    if policy == RANDOM:
-        return RandomPolicy(env.data_spec)
-    if policy in scripted_names(env_id):
+    if policy == RANDOM or policy in scripted_names(env_id):
+        _check_no_command(command, f"The policy {policy!r}")
+        if policy == RANDOM:
+            return RandomPolicy(env.data_spec)
         return scripted_policy(policy, env_id, env.data_spec)
     folder = saved_model(Path(policy).expanduser())
     model = load_model(folder, device=device)
@@ -183,9 +188,13 @@ def _told(model: Model, command: tuple[float, float] | None, folder: Path) -> Po
         return CommandedPolicy(model, command)
     if not isinstance(model, Policy):
         raise ConfigError(f"The model in {folder} ({model.family}) does not choose actions. Give one that does.")
-    if command is not None:
-        raise ConfigError(f"The model in {folder} ({model.family}) takes no commands. Leave out --command.")
+    _check_no_command(command, f"The model in {folder} ({model.family})")
     return model
+
+
+def _check_no_command(command: tuple[float, float] | None, who: str) -> None:
+    if command is not None:
+        raise ConfigError(f"{who} takes no commands. Leave out --command.")
 
 
 def _check_built_for(model: Model, env: RowEnv, folder: Path) -> None:

@@ -76,7 +76,13 @@ def main(arguments: Sequence[str]) -> None:
     env.close()
     names = dict.fromkeys([options.model, RANDOM])
     actors = {
-        name: open_policy(name, env, env_id=options.env, command=options.command, device=options.device)
+        name: open_policy(
+            name,
+            env,
+            env_id=options.env,
+            command=options.command if name == options.model else None,
+            device=options.device,
+        )
         for name in names
     }
     measured = {
@@ -130,20 +136,33 @@ def interval_or_none(result: EvaluationResult) -> list[float] | None:
     return list(result.interval95) if all(map(math.isfinite, result.interval95)) else None
 
 
+def result_numbers(result: EvaluationResult) -> dict[str, Any]:
+    """Return what a policy achieved as JSON has it; null where it cannot be said."""
+    success, length = result.success_interval95, result.length_interval95
+    return {
+        "success_rate": result.success_rate,
+        "success_interval95": None if success is None else list(success),
+        "return_mean": result.mean,
+        "return_std": result.std,
+        "return_interval95": interval_or_none(result),
+        "length_mean": statistics.fmean(result.lengths),
+        "length_interval95": list(length) if all(map(math.isfinite, length)) else None,
+        "returns": list(result.returns),
+        "lengths": list(result.lengths),
+        "successes": None if result.successes is None else list(result.successes),
+    }
+
+
 def _as_json(options: EvalOptions, measured: dict[str, EvaluationResult]) -> dict[str, Any]:
-    result = measured[options.model]
     return {
         "model": options.model,
         "env": options.env,
         "num_episodes": options.episodes,
         "seed": options.seed,
         "deterministic": not options.stochastic,
-        "return_mean": result.mean,
-        "return_std": result.std,
-        "return_interval95": interval_or_none(result),
-        "returns": list(result.returns),
-        "lengths": list(result.lengths),
+        **result_numbers(measured[options.model]),
         "random_return_mean": measured[RANDOM].mean,
+        "random_success_rate": measured[RANDOM].success_rate,
         "command": None if options.command is None else dict(zip(("steps", "return"), options.command, strict=True)),
     }
 
@@ -156,10 +175,11 @@ def returns_table(title: str, measured: Mapping[str, EvaluationResult]) -> Table
     # A narrow terminal breaks headers before names and intervals.
     longest = max(map(len, measured), default=0)
     table.add_column("policy", overflow="fold", no_wrap=longest <= _MAX_NAME)
-    for name in ("mean return", "std", "95% interval", "min", "max", "mean length"):
+    header, rows = returns_rows(measured)
+    for name in header:
         table.add_column(name, justify="right", no_wrap=name == "95% interval")
-    for name, result in measured.items():
-        table.add_row(name, *returns_row(result))
+    for name, row in zip(measured, rows, strict=True):
+        table.add_row(name, *row)
     return table
 
 
@@ -167,13 +187,13 @@ def obedience_table(command: tuple[float, float], result: EvaluationResult) -> T
     """Return the table of what was told and what was done."""
     from rich.table import Table
 
-    from worldline.evaluation.metrics import t_interval95
+    from worldline.evaluation.statistics import mean_interval95
 
     table = Table(title="Told and done")
     for name in ("", "told", "mean done", "95% interval", "mean distance"):
         table.add_column(name, justify="right" if name else "left")
     for name, told, done in (("steps", command[0], result.lengths), ("return", command[1], result.returns)):
-        low, high = t_interval95(done)
+        low, high = mean_interval95(done)
         table.add_row(
             name,
             f"{told:.1f}",
@@ -184,8 +204,20 @@ def obedience_table(command: tuple[float, float], result: EvaluationResult) -> T
     return table
 
 
-def returns_row(result: EvaluationResult) -> list[str]:
-    """Return a line of a table of returns, as text: mean, deviation, interval, least, most, mean length."""
+def returns_rows(measured: Mapping[str, EvaluationResult]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the lines of a table of what policies achieved, as text.
+
+    Success comes first, where an environment speaks of it.
+    """
+    header = ["mean return", "std", "95% interval", "min", "max", "mean length"]
+    rows = [_returns_row(result) for result in measured.values()]
+    if any(result.successes is not None for result in measured.values()):
+        header = ["success", "95% interval", *header]
+        rows = [_success_row(result) + row for result, row in zip(measured.values(), rows, strict=True)]
+    return header, rows
+
+
+def _returns_row(result: EvaluationResult) -> list[str]:
     interval = interval_or_none(result)
     return [
         f"{result.mean:.1f}",
@@ -195,3 +227,10 @@ def returns_row(result: EvaluationResult) -> list[str]:
         f"{max(result.returns):.1f}",
         f"{sum(result.lengths) / len(result.lengths):.1f}",
     ]
+
+
+def _success_row(result: EvaluationResult) -> list[str]:
+    rate, interval = result.success_rate, result.success_interval95
+    if rate is None or interval is None:
+        return ["-", "-"]
+    return [f"{rate:.1%}", f"{interval[0]:.1%} to {interval[1]:.1%}"]

@@ -157,7 +157,8 @@ class UDRL(Model):
                 f"{batch.actions.shape[-1]}. Build it with action_dim={batch.actions.shape[-1]}."
             )
         obs = named_obs(batch.obs, self.config.obs_shapes, leading=2)
-        params = self._params({name: blank(value, batch.obs_mask) for name, value in obs.items()}, batch.commands)
+        commands = blank(batch.commands, batch.step_mask)  # [B, T, C]
+        params = self._params({name: blank(value, batch.obs_mask) for name, value in obs.items()}, commands)
         actions = blank(batch.actions, batch.step_mask).float()  # [B, T, A]
         with torch.no_grad():
             modes = self._choose(params, deterministic=True)

@@ -9,8 +9,8 @@ Rows of one episode depend on each other, so they are not exchangeable with thos
 from one policy and one environment and none was used to fit the model. So each episode gives one score
 (Dunn, Wasserman & Ramdas 2022, who call it single subsampling):
 
-- "row", that of one row drawn uniformly: a row drawn uniformly from a new episode is flagged with probability <= alpha
-- "episode", that of its worst row: any row of a new episode is flagged with probability <= alpha
+- that of one row drawn uniformly: a row drawn uniformly from a new episode is flagged with a probability <= alpha
+- that of its worst row: one or more rows of a new episode are flagged with a probability <= alpha
 
 The probability is over the calibration episodes and the new one together. For one calibration set, the rate at which
 new episodes are flagged varies like a Beta(n + 1 - k, k) variable, whose mean is at most alpha.
@@ -19,12 +19,9 @@ new episodes are flagged varies like a Beta(n + 1 - k, k) variable, whose mean i
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-Unit = Literal["row", "episode"]
 
 
 def conformal_threshold(scores: Tensor, alpha: float) -> Tensor:
@@ -60,19 +57,19 @@ def min_episodes(alpha: float) -> int:
     return math.ceil(round(1 / alpha, 9)) - 1
 
 
-def episode_scores(scores: Tensor, lengths: Tensor, unit: Unit, *, generator: torch.Generator) -> Tensor:
-    """Return one score of each episode, `[E]`.
+def draw_rows(lengths: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Return one row of each episode, drawn uniformly, `[E]`: indices into rows that follow each other.
 
     Args:
-        scores: `[N]` of all rows, episode after episode.
-        lengths: `[E]` rows of each episode, at least 1; they sum to N.
-        unit: "row" for that of a row drawn uniformly, "episode" for that of the worst row.
+        lengths: `[E]` rows of each episode, at least 1.
         generator: Draws the rows.
     """
+    drawn = torch.rand(len(lengths), generator=generator, dtype=torch.float64).to(lengths.device)
+    return lengths.cumsum(0) - lengths + (drawn * lengths).long().minimum(lengths - 1)
+
+
+def worst_scores(scores: Tensor, lengths: Tensor) -> Tensor:
+    """Return the largest score of each episode, `[E]`, of `scores [N]` and `lengths [E]`, which sum to N."""
     assert scores.ndim == 1, f"scores {tuple(scores.shape)} must be [N]"
     assert int(lengths.sum()) == len(scores), f"lengths sum to {int(lengths.sum())}, but there are {len(scores)} scores"
-    if unit == "row":
-        drawn = torch.rand(len(lengths), generator=generator, dtype=torch.float64).to(lengths.device)
-        offsets = (drawn * lengths).long().minimum(lengths - 1)
-        return scores[lengths.cumsum(0) - lengths + offsets]
     return torch.segment_reduce(scores, "max", lengths=lengths)

@@ -49,6 +49,13 @@ def test_planning_chooses_the_better_of_two(samples: int):
     assert model.act(OBS, deterministic=True)[0].tolist() == [[1, 0]] * 3
 
 
+def test_planning_records_no_gradients():
+    model = make_model(episodic=False, plan_samples=16, plan_elites=4)
+    action, memory = model.plan(model.encode(OBS))
+    assert not action.requires_grad
+    assert not memory.plan.requires_grad
+
+
 def test_the_best_of_all_sequences_of_choices_is_taken():
     model = make_model(action_type="discrete", action_dim=3, horizon=2, plan_samples=9).eval()
     state = model.encode(OBS)

@@ -58,7 +58,7 @@ class ScriptedPolicy:
 
     Args:
         controller: What chooses actions.
-        settings: Its settings by name; those of `COMMON` are added.
+        settings: Its settings by name; those of `COMMON` that are not among them are added.
         spec: What the actions are.
         worst: The most that an episode can be poor; 0 plays every episode with the best settings.
         skew: The power to which a uniform number is taken for how poor an episode is; below 1 makes more of them poor.
@@ -74,7 +74,7 @@ class ScriptedPolicy:
         skew: float = 1.0,
     ) -> None:
         self._controller = controller
-        self._settings = {**settings, **COMMON}
+        self._settings = {**settings, **COMMON, **settings}
         self._spec = spec
         self._worst, self._skew = worst, skew
 

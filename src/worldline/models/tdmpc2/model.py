@@ -203,7 +203,6 @@ class TDMPC2(WorldModel):
             noise = None if deterministic else self.net.policy.noise(params)
             return self.net.policy.sample(params, noise, self.net.mask_of(latent.task)), previous
 
-    @torch.no_grad()
     def for_task(self, task: int) -> TaskPolicy:
         """Return the policy of one of several tasks, which evaluation and collection take.
 
@@ -214,6 +213,7 @@ class TDMPC2(WorldModel):
             raise ConfigError(f"The model has {self.config.num_tasks} tasks, counted from 0; there is no task {task}.")
         return TaskPolicy(self, task)
 
+    @torch.no_grad()
     def plan(
         self, state: State, previous: ActorState | None = None, *, deterministic: bool = False
     ) -> tuple[Tensor, ActorState]:
