@@ -3,8 +3,8 @@
     pip install 'worldline[flowshield]'
     python examples/flowshield/train.py shield=quantile n_epochs=50 log_dir=runs/lander
 
-Settings are those of `configs/train.yaml`; Hydra changes them on the command line. The data, episodes of LunarLander from
-good to bad, are collected once.
+Settings are those of `configs/train.yaml`; Hydra changes them on the command line. The data, episodes of LunarLander
+from good to bad, are collected once.
 """
 
 from pathlib import Path

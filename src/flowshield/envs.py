@@ -47,7 +47,7 @@ class ContinuousEnvWrapper(gym.Wrapper[Array, Array, Any, Any]):
         self.max_episode_steps = None if env.spec is None else env.spec.max_episode_steps
         # What has no bounds is left as it is; bounds near the largest float are none.
         is_bounded = (np.abs(box.low) < _LARGEST) & (np.abs(box.high) < _LARGEST) & (box.high > box.low)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             self._shift = np.where(is_bounded, (box.low + box.high) / 2, 0.0).astype(np.float32)
             self._scale = np.where(is_bounded, (box.high - box.low) / 2, 1.0).astype(np.float32)
 

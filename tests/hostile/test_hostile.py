@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 
-from hostile.corpus import CASES, MARKER, make_all, npz, official, valid_checkpoint, valid_model, valid_online
+from hostile.corpus import (
+    CASES,
+    MARKER,
+    make_all,
+    npz,
+    official,
+    valid_checkpoint,
+    valid_flowshield,
+    valid_model,
+    valid_online,
+    valid_trajectories,
+)
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux does")
 
@@ -48,7 +59,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], d
         ("model", "model"),
         ("online", "online"),
         ("metrics", "."),
+        ("trajectories", "replay.npz"),
+        ("trajectories", "trajectories.pkl"),
+        ("flowshield checkpoint", "flowshield.pt"),
     ]
+    valid_trajectories(good / "trajectories.pkl")
+    valid_flowshield(good / "flowshield.pt")
     listed = {"hostile": hostile, "benign": [(reader, str(good / path)) for reader, path in benign]}
     (root / "list.json").write_text(json.dumps(listed))
     command = [

@@ -37,7 +37,10 @@ def test_nothing_needs_to_be_said():
     [
         {"defaults": DEFAULTS, "shield": {"hidden_dim": 8}},
         {"shield": {"name": "diffusion", "hidden_dim": 8}},
-        {"defaults": ["_self_", {"/shield": "quantile"}, {"override shield": "diffusion"}], "shield": {"hidden_dim": 8}},
+        {
+            "defaults": ["_self_", {"/shield": "quantile"}, {"override shield": "diffusion"}],
+            "shield": {"hidden_dim": 8},
+        },
     ],
 )
 def test_a_mapping_changes_settings_of_the_chosen_option(values: dict[str, Any]):
@@ -46,7 +49,10 @@ def test_a_mapping_changes_settings_of_the_chosen_option(values: dict[str, Any])
 
 def test_as_hydra_composes_it():
     """Hydra has put the options in the places of their names, and its own section beside them."""
-    values = {name: plain(options["quantile" if name == "shield" else next(iter(options))]) for name, options in groups().items()}
+    values = {
+        name: plain(options["quantile" if name == "shield" else next(iter(options))])
+        for name, options in groups().items()
+    }
     config = read_config({**values, "hydra": {"run": {"dir": "x"}}, "n_epochs": 5})
     assert config == TrainerConfig(n_epochs=5, shield=QuantileSettings())
 

@@ -51,7 +51,9 @@ def test_both_are_trained_and_saved(tmp_path: Path):
     assert load_model(tmp_path / "logs" / "udrl" / "final").config == agent.config
 
 
-@pytest.mark.parametrize(("which", "folders"), [((True, False), {"udrl"}), ((False, True), {"quantile"}), ((False, False), set())])
+@pytest.mark.parametrize(
+    ("which", "folders"), [((True, False), {"udrl"}), ((False, True), {"quantile"}), ((False, False), set())]
+)
 def test_what_is_off_is_none(tmp_path: Path, which: tuple[bool, bool], folders: set[str]):
     (tmp_path / "logs").mkdir()
     found = Trainer(settings(tmp_path)).train(dataset(), train_udrl=which[0], train_shield=which[1])
