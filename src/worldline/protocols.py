@@ -169,3 +169,24 @@ class Commanded(Protocol):
     def command_range(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest command that the model has learnt from, each `[2]`, on its device."""
         ...
+
+
+@runtime_checkable
+class Shield(Protocol):
+    """What tells which commands `[B, 2]` (steps, return) the data support in states `[B, *obs]`."""
+
+    def score(self, state: Obs, command: Tensor) -> Tensor:
+        """Return how unusual commands or their states are, `[B]`."""
+        ...
+
+    def state_score(self, state: Obs) -> Tensor:
+        """Return how unusual states are, `[B]`, in the units of `score`."""
+        ...
+
+    def is_ood(self, state: Obs, command: Tensor, threshold: float | None = None) -> Tensor:
+        """Tell which are flagged, `[B]` bool."""
+        ...
+
+    def project(self, state: Obs, command: Tensor) -> Tensor:
+        """Return near commands `[B, 2]` that are not flagged, unless their states are."""
+        ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.errors import ConfigError, DataError
 from worldline.models.shields import BaseShield
+
+# Fewer than usual: what is tested here does not depend on how exact a density is.
+SOLVER_STEPS: dict[str, Any] = {name: {"num_solver_steps": 4} for name in ("shield:diffusion", "shield:flow_matching")}
 
 pytestmark = pytest.mark.parametrize("model", SHIELDS)
 
@@ -158,11 +162,11 @@ def test_false_alarms_are_as_rare_as_promised(model: str, unit: str, data: Repla
 
 
 def test_bins_of_the_horizon_have_thresholds_of_their_own(model: str, data: ReplayBuffer):
-    built = shield(model, data, num_horizon_bins=3)
+    built = shield(model, data, num_horizon_bins=3, **SOLVER_STEPS.get(model, {}))
     built.calibrate(recorded(300, seed=4), 0.1)
     assert built.edges[0] < built.edges[1]
     assert len(set(built.thresholds.tolist())) > 1
-    states, commands = pairs(recorded(400, seed=5))
+    states, commands = (each[::4] for each in pairs(recorded(400, seed=5)))
     flagged = built.is_ood(states, commands).float()
     bins = torch.bucketize(commands[:, 0], built.edges)
     for index in range(3):
@@ -202,40 +206,43 @@ def test_scores_far_away_do_not_saturate(model: str, data: ReplayBuffer, held_ou
 
 @pytest.mark.parametrize("bins", [1, 3])
 def test_projected_commands_pass(model: str, bins: int, data: ReplayBuffer):
-    built = shield(model, data, num_horizon_bins=bins)
+    built = shield(model, data, num_horizon_bins=bins, **SOLVER_STEPS.get(model, {}))
     built.calibrate(recorded(200, seed=1), 0.1)
-    states, commands = random_commands(400)
+    states, commands = random_commands(100)
     before = built.is_ood(states, commands)
     projected = built.project(states, commands, num_steps=5)
-    state_is_odd = built.state_score(states) > built.thresholds.max()
+    state_is_odd = built.state_score(states) > built.thresholds.min()
     assert before.any()
     assert not (built.is_ood(states, projected) & ~state_is_odd).any()
     assert (built.command_score(states, projected) <= built.thresholds.max()).all()
     assert (projected[:, 0] >= 1).all()
     assert torch.equal(projected[~before], commands[~before])
-    assert (projected[before & ~state_is_odd] != commands[before & ~state_is_odd]).any(1).all()
+    changed = (projected != commands).any(1)
+    assert changed[before & ~state_is_odd].all()
     # One by one it is the same, but for rounding.
     alone = torch.cat([built.project(states[i : i + 1], commands[i : i + 1], num_steps=5) for i in range(10)])
     assert not (built.is_ood(states[:10], alone) & ~state_is_odd[:10]).any()
 
 
 def test_projected_commands_are_the_nearest_that_pass(model: str, data: ReplayBuffer, held_out: ReplayBuffer):
-    """Against all points of a grid: no further than 3% and a cell, in the worst of 20 cases."""
-    built = shield(model, data)
+    """Against all points of a grid: no further than 3% and a cell, in the worst of 15 cases."""
+    built = shield(model, data, **SOLVER_STEPS.get(model, {}))
     built.calibrate(held_out, 0.1)
-    states, commands = random_commands(60, seed=1)
+    states, commands = random_commands(300, seed=1)
     asked = built.is_ood(states, commands) & (built.state_score(states) < built.thresholds)
     asked &= (commands[:, 0] >= 1) & (built.commands(commands).abs().amax(1) < 6)
-    states, commands = states[asked][:20], commands[asked][:20]
+    states, commands = states[asked][:15], commands[asked][:15]
     assert len(states) >= 10
     axis = torch.linspace(-5, 5, 101)
-    grid = built.commands.inverse(torch.cartesian_prod(axis, axis))
-    grid = grid[grid[:, 0] >= 1]
+    grid = torch.cartesian_prod(axis, axis)
+    grid = grid[built.commands.inverse(grid)[:, 0] >= 1]
     projected = built.project(states, commands)
     for state, command, found in zip(states, commands, projected, strict=True):
-        allowed = grid[~built.is_ood(state.expand(len(grid), -1), grid)]
-        best = (built.commands(allowed) - built.commands(command)).norm(dim=1).min()
-        assert (built.commands(found) - built.commands(command)).norm() < 1.03 * best + 0.1
+        with torch.no_grad():
+            scores = built.scorer(built.normalized_states(state[None]))(grid[None])[0] / built.scales[0]
+        wanted = built.commands(command)
+        best = (grid[scores <= built.thresholds] - wanted).norm(dim=1).min()
+        assert (built.commands(found) - wanted).norm() < 1.03 * best + 0.1
 
 
 def test_saved_and_loaded_it_says_the_same(model: str, data: ReplayBuffer, held_out: ReplayBuffer, tmp_path: Path):
