@@ -12,12 +12,7 @@ results/pusht.json.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import resource
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,16 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from imitation import minutes, train, write_table
 from worldline import ReplayBuffer, load_model
 from worldline.envs.make import make_env
 from worldline.envs.pusht_envs import PIXELS
 from worldline.episode import Episode
 from worldline.evaluation.rollout import collect_episodes
+from worldline.evaluation.statistics import bootstrap_interval, wilson_interval
 
 RESULTS = Path(__file__).parent / "results" / "pusht.json"
 POLICIES = ("diffusion_policy", "flow_policy")
 OPTIONS = (
-    "--sequence-length 16 --batch-size 128 --total-steps 20000 --learning-rate 5e-4 --warmup-steps 500 "
+    "--sequence-length 16 --batch-size 256 --total-steps 20000 --learning-rate 5e-4 --warmup-steps 500 "
     "--schedule cosine --weight-decay 1e-6 --grad-clip 10 --ema-decay 0.999 --precision bf16 "
     "--save-interval 500 --num-threads 1"
 )
@@ -61,7 +58,9 @@ def main() -> int:
         out = options.out / f"{name}-{options.seed}"
         arguments = command(name, data, out, options.seed)
         train(arguments, out)
-        write(f"{name}-{options.seed}", {"command": shlex.join(arguments), **evaluate(out)})
+        found = {"command": shlex.join(arguments), "cpu_minutes": minutes(out), **evaluate(out)}
+        write_table(RESULTS, f"{name}-{options.seed}", found)
+        print(f"{name}: score {found['score']:.3f}, success {found['success']:.0%} of {NUM_EPISODES} episodes")
     return 0
 
 
@@ -94,23 +93,6 @@ def command(name: str, data: Path, out: Path, seed: int) -> list[str]:
     ]
 
 
-def train(arguments: list[str], out: Path) -> None:
-    """Train, or go on, and add the CPU time that it took to `minutes.txt`."""
-    if (out / "final").is_dir():
-        return
-    code = "import sys; from worldline.cli.main import main; sys.exit(main())"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments[1:], "--resume"], env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "minutes.txt").open("a", encoding="utf-8") as file:
-        print((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60, file=file)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-
-
 def evaluate(out: Path) -> dict[str, Any]:
     """Run the final policy and return its scores: each episode's greatest reward, which is coverage / 0.95."""
     start = time.process_time()
@@ -120,22 +102,15 @@ def evaluate(out: Path) -> dict[str, Any]:
         lambda: make_env("pusht"), policy, num_episodes=NUM_EPISODES, seed=FIRST_SEED, num_envs=NUM_EPISODES
     )
     scores = np.array([episode.rewards.max() for episode in episodes])
-    is_success = scores >= 1.0
+    num_successes = sum(episode.terminated for episode in episodes)
     return {
         "score": round(float(scores.mean()), 4),
-        "success": round(float(is_success.mean()), 4),
+        "score_interval95": [round(bound, 4) for bound in bootstrap_interval(scores)],
+        "success": round(num_successes / len(episodes), 4),
+        "success_interval95": [round(bound, 4) for bound in wilson_interval(num_successes, len(episodes))],
         "scores": [round(float(score), 4) for score in scores],
         "evaluation_cpu_seconds": round(time.process_time() - start, 1),
     }
-
-
-def write(name: str, found: dict[str, Any]) -> None:
-    """Add one policy's figures to the table."""
-    table = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    environment = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
-    table[name] = {**found, "environment": environment}
-    RESULTS.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n", encoding="utf-8")
-    print(f"{name}: score {found['score']:.3f}, success {found['success']:.0%} of {NUM_EPISODES} episodes")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Action chunking with transformers (Zhao et al.: "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware",
-RSS 2023).
+"""Action chunking with transformers (Zhao, Kumar, Levine & Finn, RSS 2023).
 
-A transformer predicts H actions at once. People do one thing in several ways: while training, an encoder sees the
-actions as well, and says in a small latent z which way it was; without it z is its mean, 0 (a conditional VAE):
+After "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware". A transformer predicts H actions at once.
+People do one thing in several ways: while training, an encoder sees the actions as well, and says in a small latent z
+which way it was; without it z is its mean, 0 (a conditional VAE):
 
     loss = |actions - predicted| + beta KL(q(z | actions, state) || N(0, I)),   summed over z, a mean over all else
 

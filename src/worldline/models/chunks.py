@@ -26,14 +26,14 @@ from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
 from worldline.models.base import Model
 from worldline.models.execution import ChunkState, advance, blend, remember
-from worldline.models.inputs import InputLayer, Inputs, Layout, check_image_settings
+from worldline.models.inputs import InputLayer, Inputs, Layout, check_image_settings, column_of
 from worldline.models.observations import named_obs, shapes_by_name
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.masking import extend, masked_mean
 from worldline.statistics import ColumnStatistics
 
 _MAX_ROWS = 1 << 12
-_NOISE_SEED = 0  # of the noise from which a deterministic action begins
+_NOISE_SEED, _NUM_NOISES = 0, 64  # of the noises from which deterministic chunks are made, one after the other
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,10 +120,10 @@ class ChunkPolicy(Model):
         """Take the statistics of the data, as `ReplayBuffer.statistics` returns them.
 
         Raises:
-            DataError: The data has other shapes.
+            DataError: The data lacks a column, or has other shapes.
         """
         self.inputs.fit(statistics)
-        self.actions.fit(statistics["actions"])
+        self.actions.fit(column_of(statistics, "actions"))
 
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "loss" and other scalars; "loss" is a mean over all real actions.
@@ -153,7 +153,8 @@ class ChunkPolicy(Model):
     ) -> tuple[Tensor, ChunkState]:
         """Choose actions `[N, A]` for N environments; see `protocols.Policy`.
 
-        Deterministic means that all chunks are made from the same noise.
+        Deterministic means that the first chunk of an episode is made from one fixed noise, the second from another,
+        and so on. One noise for all of them would lead to the same small error in every chunk, and fail more often.
         """
         config = self.config
         named = named_obs(obs, config.obs_shapes, leading=1)
@@ -165,33 +166,36 @@ class ChunkPolicy(Model):
         if state is None:
             plan = torch.zeros(num, config.num_planned, config.action_dim, device=device)
             count = torch.zeros(num, config.num_planned, dtype=torch.int64, device=device)
-            state = ChunkState(history=history, plan=plan, count=count, left=count[:, 0])
+            state = ChunkState(history=history, plan=plan, count=count, left=count[:, 0], num_made=count[:, 0])
         count = state.count.masked_fill(begins[:, None], 0)
         plan, left = state.plan.clone(), state.left.clone()
+        num_made = state.num_made.masked_fill(begins, 0)
         due = (begins | (left <= 0)).nonzero()[:, 0]  # [n] environments that need a chunk
         if len(due):
-            chunk = self._planned({name: value[due] for name, value in history.items()}, deterministic=deterministic)
+            noise = self._noise(num_made[due], deterministic=deterministic)
+            chunk = self._planned({name: value[due] for name, value in history.items()}, noise)
             rate = config.ensemble_rate
             earlier = torch.zeros_like(count[due]) if rate is None else count[due]
             plan[due], count[due] = blend(plan[due], earlier, chunk, rate or 0.0)
             left[due] = config.num_executed if rate is None else 1
-        actions, state = advance(ChunkState(history=history, plan=plan, count=count, left=left))
+            num_made[due] += 1
+        actions, state = advance(ChunkState(history=history, plan=plan, count=count, left=left, num_made=num_made))
         return actions.clamp(-1.0, 1.0), state
 
-    def _planned(self, history: dict[str, Tensor], *, deterministic: bool) -> Tensor:
+    def _planned(self, history: dict[str, Tensor], noise: Tensor) -> Tensor:
         """Return the actions of a chunk from the present on, `[N, P, A]`, in their own range."""
-        config = self.config
-        num = len(next(iter(history.values())))
-        device = self.actions.shift.device
         with evaluating(self):
-            if deterministic:
-                generator = torch.Generator().manual_seed(_NOISE_SEED)
-                noise = torch.randn(1, config.horizon, config.action_dim, generator=generator)
-                noise = noise.to(device).expand(num, -1, -1)
-            else:
-                noise = torch.randn(num, config.horizon, config.action_dim, device=device)
             chunk = self.chunk(self.inputs(history), noise)
-        return self.actions.inverse(chunk.float())[:, config.num_obs - 1 :]
+        return self.actions.inverse(chunk.float())[:, self.config.num_obs - 1 :]
+
+    def _noise(self, num_made: Tensor, *, deterministic: bool) -> Tensor:
+        """Return standard normal noise `[N, H, A]` for the chunks that follow `num_made [N]` others."""
+        shape = (self.config.horizon, self.config.action_dim)
+        if not deterministic:
+            return torch.randn(len(num_made), *shape, device=num_made.device)
+        generator = torch.Generator().manual_seed(_NOISE_SEED)
+        noises = torch.randn(_NUM_NOISES, *shape, generator=generator).to(num_made.device)
+        return noises[num_made % _NUM_NOISES]
 
 
 def mean_over_actions(values: Tensor, mask: Tensor) -> Tensor:

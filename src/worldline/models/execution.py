@@ -24,6 +24,7 @@ class ChunkState:
     plan: Tensor  # [N, P, A], the next actions; row 0 is taken first
     count: Tensor  # [N, P] int64, how many chunks each of them is the mean of
     left: Tensor  # [N] int64, how many are taken before the next chunk is made
+    num_made: Tensor  # [N] int64, chunks made in this episode
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ChunkState:
         """Return the state with `function` applied to every tensor."""
@@ -32,6 +33,7 @@ class ChunkState:
             plan=function(self.plan),
             count=function(self.count),
             left=function(self.left),
+            num_made=function(self.num_made),
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from worldline.episode import is_channels_first, is_image
-from worldline.errors import ConfigError
+from worldline.errors import ConfigError, DataError, nearest
 from worldline.models.observations import check_shapes
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.augment import random_shift
@@ -97,15 +97,13 @@ class InputLayer(nn.Module):
         """Take the statistics of the columns "obs", or "obs.KEY" for each key.
 
         Raises:
-            DataError: Rows are of another shape.
+            DataError: A column is missing, or its rows are of another shape.
         """
         if self.normalizer is None:
             return
-        columns = [
-            statistics["obs" if name == "obs" and "obs" in statistics else f"obs.{name}"]
-            for name in self.layout.vectors
-        ]
-        self.normalizer.fit(_joined(columns))
+        is_nameless = "obs" in statistics
+        names = ["obs" if is_nameless else f"obs.{name}" for name in self.layout.vectors]
+        self.normalizer.fit(_joined([column_of(statistics, name) for name in names]))
 
     def forward(self, obs: Mapping[str, Tensor]) -> Inputs:
         """Return what networks take of `obs`, each `[B, n, *obs]`."""
@@ -129,6 +127,20 @@ class InputLayer(nn.Module):
             shape = joined.shape
             joined = random_shift(joined.flatten(1, 2), self.shift).view(shape)
         return joined.float().div(127.5).sub(1.0)
+
+
+def column_of(statistics: Mapping[str, ColumnStatistics], name: str) -> ColumnStatistics:
+    """Return the statistics of one column.
+
+    Raises:
+        DataError: There are none.
+    """
+    if name not in statistics:
+        raise DataError(
+            f"The model normalises {name!r}, of which there are no statistics. {nearest(name, statistics)} "
+            "Train it on data that has this column."
+        )
+    return statistics[name]
 
 
 def check_image_settings(widths: tuple[int, ...], shift: int) -> None:

@@ -55,4 +55,5 @@ class SpatialSoftmax(nn.Module):
         probs = scores.flatten(2).softmax(-1).view_as(scores)
         rows = torch.linspace(-1, 1, height, device=scores.device)
         columns = torch.linspace(-1, 1, width, device=scores.device)
-        return torch.cat([probs.sum(3) @ rows, probs.sum(2) @ columns], -1)
+        # No matrix products: autocast would round the coordinates to a pixel.
+        return torch.cat([(probs.sum(3) * rows).sum(-1), (probs.sum(2) * columns).sum(-1)], -1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from worldline.episode import Array
 from worldline.errors import FileError
 from worldline.files import set_aside, write_atomically
 
@@ -115,6 +116,24 @@ class TensorBoardWriter:
         except OSError as error:  # of its thread, maybe from an earlier step
             self._fail(error)
 
+    def write_histogram(self, step: int, name: str, values: Array) -> None:
+        """Add how `values [N]` are distributed."""
+        if self._has_failed:
+            return
+        try:
+            self._writer.add_histogram(name, values, step)
+        except OSError as error:
+            self._fail(error)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Add settings as text."""
+        if self._has_failed:
+            return
+        try:
+            self._writer.add_text("config", f"```json\n{json.dumps(dict(config), indent=2)}\n```", 0)
+        except OSError as error:
+            self._fail(error)
+
     def close(self) -> None:
         """Write what is buffered."""
         try:
@@ -157,6 +176,16 @@ class WandbWriter:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log all metrics of a step."""
         self._run.log(dict(metrics), step=step)
+
+    def write_histogram(self, step: int, name: str, values: Array) -> None:
+        """Log how `values [N]` are distributed."""
+        import wandb
+
+        self._run.log({name: wandb.Histogram(values.tolist())}, step=step)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Add settings to those of the run."""
+        self._run.config.update(dict(config), allow_val_change=True)
 
     def close(self) -> None:
         """Finish the run."""

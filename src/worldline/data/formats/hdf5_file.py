@@ -109,7 +109,9 @@ class Group:
         self.name = name
         self._group = group
         with file.errors(name or "its contents"):
-            self.keys = list(group.keys())
+            self.keys: list[str] = list(group.keys())
+            if any(not isinstance(key, str) for key in self.keys):
+                raise FileError(f"{file.path}: {name or 'the file'} has names that are no text. {DAMAGED}")
 
     def __contains__(self, key: str) -> bool:
         return key in self.keys
@@ -185,7 +187,7 @@ class Group:
                 continue
             number = int(match[1])
             if number in by_number:
-                raise FileError(f"{self.file.path} has both {by_number[number]} and {key}. Rename or delete one.")
+                raise FileError(f"{self.file.path} has both {by_number[number]} and {key}. Leave one of them out.")
             by_number[number] = key
         return [by_number[number] for number in sorted(by_number)]
 
@@ -227,8 +229,12 @@ class Group:
             if name not in self._group.attrs:
                 return None
             attribute = self._group.attrs.get_id(name)
-            if len(attribute.shape) > 1 or math.prod(attribute.shape) * attribute.dtype.itemsize > MAX_META_BYTES:
-                raise DataError(f"{self.file.path}: {where} is too long. Leave it out.")
+            if (
+                attribute.shape is None
+                or len(attribute.shape) > 1
+                or math.prod(attribute.shape) * attribute.dtype.itemsize > MAX_META_BYTES
+            ):
+                raise DataError(f"{self.file.path}: {where} is empty or too long. Leave it out.")
             return self._group.attrs[name]
 
     def _item(self, key: str) -> Any:
