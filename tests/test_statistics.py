@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from worldline.data.buffer import ReplayBuffer
 from worldline.errors import DataError
-from worldline.statistics import ColumnStatistics
+from worldline.statistics import ColumnStatistics, flat_statistics
 
 
 @settings(max_examples=50, deadline=None)
@@ -48,3 +48,14 @@ def test_a_buffer_knows_those_of_its_steps() -> None:
     assert found["commands"].low.tolist() == [1.0, 1.0]
     assert found["commands"].high.tolist() == [2.0, 3.0]
     assert found["commands"].mean.tolist() == [1.5, 2.0]
+
+
+def test_columns_side_by_side():
+    first = ColumnStatistics.of([np.array([[[1.0, 2.0], [3.0, 4.0]], [[3.0, 2.0], [3.0, 0.0]]])])
+    second = ColumnStatistics.of([np.array([5.0, 7.0])])
+    joined = flat_statistics([first, second])
+    assert joined.count == 2
+    assert joined.mean.tolist() == [2, 2, 3, 2, 6]
+    assert joined.std.tolist() == [1, 0, 0, 2, 1]
+    assert joined.low.tolist() == [1, 2, 3, 0, 5]
+    assert joined.high.tolist() == [3, 2, 3, 4, 7]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -49,6 +49,15 @@ class ColumnStatistics:
         if count == 0:
             raise DataError("There are no steps, so there are no statistics of them. Add an episode first.")
         return cls(count=count, mean=mean, std=np.sqrt(squares / count), low=low, high=high)
+
+
+def flat_statistics(columns: Sequence[ColumnStatistics]) -> ColumnStatistics:
+    """Return the statistics of columns side by side, each flattened to one dimension."""
+    low, high, mean, std = (
+        np.concatenate([np.ravel(values) for values in parts])
+        for parts in zip(*((item.low, item.high, item.mean, item.std) for item in columns), strict=True)
+    )
+    return ColumnStatistics(count=columns[0].count, mean=mean, std=std, low=low, high=high)
 
 
 def _blocks(pieces: Iterable[Array]) -> Iterable[Array]:

@@ -79,3 +79,43 @@ def test_a_policy_for_another_environment_is_refused(finished_run, tmp_path, cap
     error = capsys.readouterr().err
     assert "obs_shape [4]" in error
     assert "[3]" in error
+
+
+def test_a_scripted_policy_collects(tmp_path):
+    for name, seed in (("first", 0), ("same", 0), ("other", 7)):
+        arguments = ["--policy", "mixed", "--episodes", 4, "--seed", seed, "--out", tmp_path / f"{name}.npz"]
+        assert run("collect", "CartPole-v1", *arguments) == 0
+    first, same, other = (
+        [episode.actions for episode in ReplayBuffer.load(tmp_path / f"{name}.npz").episodes()]
+        for name in ("first", "same", "other")
+    )
+    assert all(np.array_equal(one, again) for one, again in zip(first, same, strict=True))
+    assert not all(np.array_equal(one, another) for one, another in zip(first, other, strict=True))
+    assert run("collect", "CartPole-v1", "--policy", "expert", "--episodes", 1, "--out", tmp_path / "best.npz") == 0
+    assert ReplayBuffer.load(tmp_path / "best.npz").num_transitions == 500
+
+
+def test_the_help_lists_scripted_policies(capsys):
+    with pytest.raises(SystemExit):
+        run("collect", "--help")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "CartPole-v1, LunarLander-v3, Pendulum-v1" in text
+    assert "mixed" in text
+
+
+def test_commands_are_for_models_that_take_them(finished_run, tmp_path, capsys):
+    arguments = ["CartPole-v1", "--command", 20, 20, "--out", tmp_path / "a.npz"]
+    assert run("collect", *arguments, "--policy", finished_run) == 2
+    assert "takes no commands. Leave out --command." in capsys.readouterr().err
+    assert run("collect", *arguments, "--policy", "mixed") == 2
+    assert "The policy 'mixed' takes no commands" in capsys.readouterr().err
+
+
+def test_an_expert_goes_by_what_its_data_leave_out(tmp_path):
+    out = tmp_path / "reach.npz"
+    keys = "obs_keys=[ee_pos, joint_pos]"
+    assert run("collect", "robot:reach", "--policy", "expert", "--env-set", keys, "--episodes", 3, "--out", out) == 0
+    episodes = list(ReplayBuffer.load(out).episodes())
+    assert [episode.meta["success"] for episode in episodes] == [True] * 3
+    assert episodes[0].meta["language"] == "reach the red ball"
+    assert sorted(episodes[0].obs) == ["ee_pos", "joint_pos"]

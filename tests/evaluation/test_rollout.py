@@ -11,8 +11,9 @@ from worldline.envs.make import make_env
 from worldline.episode import DataSpec
 from worldline.errors import ConfigError
 from worldline.evaluation.rollout import RandomPolicy, collect_episodes, evaluate_policy
+from worldline.evaluation.statistics import mean_interval95, wilson_interval
 
-from .environments import SPEC, Counter, Memory
+from .environments import SPEC, Counter, Memory, Striving
 
 
 def test_rows_flags_and_final_observation():
@@ -131,6 +132,22 @@ def test_result_statistics():
     assert result.interval95[0] == pytest.approx(46.5 - 12.7062 * 21.9203 / 2**0.5, abs=1e-2)
 
 
+def test_success_is_that_of_any_step_and_the_instruction_is_kept():
+    episodes = collect_episodes(Striving, Memory(), num_episodes=7, seed=0, num_envs=2)
+    assert [episode.meta["success"] for episode in episodes] == [True, False, False, True, False, False, True]
+    assert [episode.meta["language"] for episode in episodes] == [f"count from {seed}" for seed in range(7)]
+    result = evaluate_policy(Striving, Memory(), num_episodes=7)
+    assert result.successes == (True, False, False, True, False, False, True)
+    assert result.success_rate == 3 / 7
+    assert result.success_interval95 == wilson_interval(3, 7)
+    assert result.length_interval95 == mean_interval95(result.lengths)
+
+
+def test_there_is_no_success_where_nobody_speaks_of_it():
+    result = evaluate_policy(Counter, Memory(), num_episodes=2)
+    assert (result.successes, result.success_rate, result.success_interval95) == (None, None, None)
+
+
 @pytest.mark.parametrize(
     ("action_type", "sizes", "width"), [("discrete", (3,), 3), ("multi_discrete", (2, 3), 5), ("continuous", (), 2)]
 )
@@ -158,3 +175,21 @@ def test_counts_must_be_positive(name):
 def test_a_bare_environment_is_refused_with_the_fix():
     with pytest.raises(ConfigError, match="make_env"):
         evaluate_policy(lambda: gym.make("CartPole-v1"), Memory(), num_episodes=1)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_policies_that_want_rewards_get_those_of_their_actions(num_envs):
+    class Summing:
+        """Acts by the sum of the rewards of its episode, which `Counter` makes of the actions."""
+
+        def act(self, obs, state=None, *, is_first=None, deterministic=False):
+            sums = torch.zeros(len(obs)) if state is None else state.masked_fill(is_first, 0.0)
+            return torch.nn.functional.one_hot((sums % 3 == 0).long(), 2).float(), sums
+
+        def after_step(self, state, rewards):
+            assert rewards.dtype == torch.float32
+            return state + rewards
+
+    for episode in collect_episodes(Counter, Summing(), num_episodes=7, num_envs=num_envs):
+        before = np.cumsum(episode.rewards) - episode.rewards
+        np.testing.assert_array_equal(episode.actions.argmax(1), before % 3 == 0)

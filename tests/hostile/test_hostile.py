@@ -14,7 +14,18 @@ import pytest
 from numcodecs import blosc
 
 from hostile.array_files import columns, hdf5, zarr
-from hostile.corpus import CASES, MARKER, make_all, npz, official, valid_checkpoint, valid_model, valid_online
+from hostile.corpus import (
+    CASES,
+    MARKER,
+    make_all,
+    npz,
+    official,
+    valid_checkpoint,
+    valid_flowshield,
+    valid_model,
+    valid_online,
+    valid_trajectories,
+)
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux does")
 
@@ -58,7 +69,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], d
         ("model", "model"),
         ("online", "online"),
         ("metrics", "."),
+        ("trajectories", "replay.npz"),
+        ("trajectories", "trajectories.pkl"),
+        ("flowshield checkpoint", "flowshield.pt"),
     ]
+    valid_trajectories(good / "trajectories.pkl")
+    valid_flowshield(good / "flowshield.pt")
     listed = {"hostile": hostile, "benign": [(reader, str(good / path)) for reader, path in benign]}
     (root / "list.json").write_text(json.dumps(listed))
     command = [

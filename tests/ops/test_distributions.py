@@ -15,6 +15,7 @@ from worldline.ops.distributions import (
     normal_entropy,
     normal_log_prob,
     softmax,
+    squashed_normal_log_prob,
 )
 
 
@@ -140,3 +141,42 @@ def test_bernoulli_of_large_logits_and_its_gradient():
     loss.sum().backward()
     assert torch.allclose(loss[:2], torch.tensor([200.0, 150.0]))
     assert torch.allclose(logits.grad, torch.sigmoid(logits.detach()) - target)
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.8, -2.0), (3.0, 0.5), (-9.0, 1.0)])
+def test_the_density_of_a_squashed_normal(mean: float, log_std: float):
+    values = torch.linspace(-0.98, 0.98, 9, dtype=torch.float64)
+    squashed = distributions.TransformedDistribution(
+        distributions.Normal(torch.tensor(mean, dtype=torch.float64), math.exp(log_std)),
+        distributions.TanhTransform(),
+    )
+    means, log_stds = torch.full_like(values, mean), torch.full_like(values, log_std)
+    found = squashed_normal_log_prob(values, means, log_stds, edge=0.01)
+    torch.testing.assert_close(found, squashed.log_prob(values))
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.8, -2.0), (3.0, 0.5), (-2.0, -1.0), (6.0, -1.0)])
+def test_a_squashed_normal_integrates_to_one_with_its_edges(mean: float, log_std: float):
+    # The middles of a million pieces
+    values = (torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 500_000 - 1
+    log_prob = squashed_normal_log_prob(values, torch.tensor(mean).double(), torch.tensor(log_std).double(), edge=0.01)
+    assert float(log_prob.exp().mean() * 2) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_actions_at_their_bounds_are_finite_and_pull_the_mean():
+    values = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    mean = torch.tensor([0.0, 0.0, -80.0, 80.0], requires_grad=True)
+    log_prob = squashed_normal_log_prob(values, mean, torch.full((4,), -3.0), edge=0.01)
+    assert log_prob.isfinite().all()
+    (gradient,) = torch.autograd.grad(log_prob.sum(), mean)
+    assert gradient.isfinite().all()
+    assert (gradient * values > 0).all()
+    # A normal that lies beyond the bound altogether has all its mass in the edge.
+    far = squashed_normal_log_prob(torch.ones(1), torch.full((1,), 50.0), torch.zeros(1), edge=0.01)
+    assert float(far) == pytest.approx(math.log(1 / 0.01), abs=1e-6)
+
+
+def test_gradients_of_a_squashed_normal():
+    values = torch.tensor([-1.0, -0.995, -0.3, 0.5, 0.999, 1.0], dtype=torch.float64)
+    mean, log_std = noise(6).requires_grad_(), (noise(6) * 0.3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m, s: squashed_normal_log_prob(values, m, s, edge=0.01), (mean, log_std))

@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from worldline.cli.options import EnvSettings, NumThreads, check_seed, parse, parse_env_settings, set_num_threads
+from worldline.cli.options import (
+    Command,
+    EnvSettings,
+    NumThreads,
+    check_seed,
+    parse,
+    parse_env_settings,
+    set_num_threads,
+)
+from worldline.envs.scripted import SCRIPTED
 from worldline.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
     from worldline.data.buffer import ReplayBuffer
     from worldline.envs.rows import RowEnv
+    from worldline.models.base import Model
     from worldline.protocols import Policy
 
 RANDOM = "random"
@@ -24,8 +34,16 @@ Record episodes of an environment into a data file.
 
 Examples:
   worldline collect CartPole-v1 --episodes 500 --out cartpole.npz
-  worldline collect CartPole-v1 --episodes 100 --policy runs/cartpole --out expert.npz
+  worldline collect CartPole-v1 --episodes 100 --policy runs/cartpole --out cartpole.npz
+  worldline collect LunarLander-v3 --env-set continuous=true --episodes 2000 --policy mixed --out lunar.npz
 """
+
+
+_POLICY_HELP = (
+    "Who acts: random; a scripted policy of the environment, which is expert (at its best) or mixed (every episode "
+    f"another one, from expert to poor), for {', '.join(SCRIPTED)}; or the folder of a run or a saved model, which "
+    "samples its actions."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +57,8 @@ class CollectOptions:
     env_settings: EnvSettings = ()
     episodes: int = 100
     """How many whole episodes to record."""
-    policy: Annotated[str, tyro.conf.arg(metavar="random|DIR")] = RANDOM
-    """Who acts: random, or the folder of a run or a saved model (which samples its actions)."""
+    policy: Annotated[str, tyro.conf.arg(metavar="random|NAME|DIR", help=_POLICY_HELP)] = RANDOM
+    command: Command = None
     seed: int = 0
     """Episode i begins with this seed plus i; the policy's own noise is seeded too."""
     num_envs: int = 32
@@ -63,6 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     buffer = collect(
         options.env,
         policy=options.policy,
+        command=options.command,
         num_episodes=options.episodes,
         seed=options.seed,
         num_envs=options.num_envs,
@@ -82,13 +101,14 @@ def collect(
     env_id: str,
     *,
     policy: str = RANDOM,
+    command: tuple[float, float] | None = None,
     num_episodes: int,
     seed: int = 0,
     num_envs: int = 32,
     label: str,
     env_settings: Mapping[str, Any] | None = None,
 ) -> ReplayBuffer:
-    """Return `num_episodes` whole episodes of `policy` ("random", or a folder) in a buffer.
+    """Return `num_episodes` whole episodes of `policy` (see `open_policy`) in a buffer.
 
     Raises:
         ConfigError: No such environment, or one that the policy was not trained for.
@@ -97,13 +117,15 @@ def collect(
     from worldline.cli.terminal import episode_progress
     from worldline.data.buffer import ReplayBuffer
     from worldline.envs.make import make_env
+    from worldline.envs.scripted import scripted_names
     from worldline.evaluation.rollout import collect_episodes
 
     settings = dict(env_settings or {})
+    kept = settings.pop("obs_keys", None) if policy in scripted_names(env_id) else None
     env = make_env(env_id, **settings)
     env.close()
     spec = env.data_spec
-    actor = open_policy(policy, env)
+    actor = open_policy(policy, env, env_id=env_id, command=command)
     with episode_progress(label, num_episodes) as on_episode:
         episodes = collect_episodes(
             lambda: make_env(env_id, **settings),
@@ -113,29 +135,71 @@ def collect(
             num_envs=num_envs,
             on_episode=on_episode,
         )
+    if kept is not None:  # a scripted policy may go by what whoever learns from it shall not see
+        episodes = [episode.select_obs(kept) for episode in episodes]
     named = (dataclasses.replace(episode, meta={**episode.meta, "env": env_id}) for episode in episodes)
     return ReplayBuffer.from_episodes(named, action_dim=spec.action_dim, action_sizes=spec.action_sizes)
 
 
-def open_policy(policy: str, env: RowEnv, *, device: str = "cpu") -> Policy:
-    """Return the random policy, or the model in the folder `policy`, for `env`.
+def open_policy(
+    policy: str, env: RowEnv, *, env_id: str, command: tuple[float, float] | None = None, device: str = "cpu"
+) -> Policy:
+    """Return the random policy, a scripted one, or the model in the folder `policy`, for `env`.
+
+    Args:
+        policy: "random", the name of a scripted policy, or a folder; a name wins over a folder of that name.
+        env: What it acts in.
+        env_id: What that is called.
+        command: Steps and return, for a model that obeys commands.
+        device: Where a model runs.
 
     Raises:
         FileError: There is no model in the folder.
-        ConfigError: The model does not act, or was built for other observations or actions.
+        ConfigError: The model does not act, was built for other observations or actions, or lacks a command; or
+            there is no such policy.
     """
     from worldline.cli.runs import saved_model
-    from worldline.config import to_dict
     from worldline.create import load_model
+    from worldline.envs.scripted import scripted_names, scripted_policy
     from worldline.evaluation.rollout import RandomPolicy
-    from worldline.protocols import Policy
 
-    if policy == RANDOM:
-        return RandomPolicy(env.data_spec)
+    if policy == RANDOM or policy in scripted_names(env_id):
+        _check_no_command(command, f"The policy {policy!r}")
+        if policy == RANDOM:
+            return RandomPolicy(env.data_spec)
+        return scripted_policy(policy, env_id, env.data_spec)
     folder = saved_model(Path(policy).expanduser())
     model = load_model(folder, device=device)
+    _check_built_for(model, env, folder)
+    return _told(model, command, folder)
+
+
+def _told(model: Model, command: tuple[float, float] | None, folder: Path) -> Policy:
+    """Return a model as a policy, with its command if it takes one."""
+    from worldline.models.commanded import CommandedPolicy
+    from worldline.protocols import Commanded, Policy
+
+    if isinstance(model, Commanded):
+        if command is None:
+            raise ConfigError(
+                f"The model in {folder} ({model.family}) does what it is told. Add --command STEPS RETURN, such as "
+                "--command 200 250."
+            )
+        return CommandedPolicy(model, command)
     if not isinstance(model, Policy):
         raise ConfigError(f"The model in {folder} ({model.family}) does not choose actions. Give one that does.")
+    _check_no_command(command, f"The model in {folder} ({model.family})")
+    return model
+
+
+def _check_no_command(command: tuple[float, float] | None, who: str) -> None:
+    if command is not None:
+        raise ConfigError(f"{who} takes no commands. Leave out --command.")
+
+
+def _check_built_for(model: Model, env: RowEnv, folder: Path) -> None:
+    from worldline.config import to_dict
+
     built_for, needed = to_dict(model.config), to_dict(env.data_spec)
     for name, what in (("obs_shape", "observations"), ("action_dim", "actions"), ("action_type", "actions")):
         if name in built_for and built_for[name] != needed[name]:
@@ -143,7 +207,6 @@ def open_policy(policy: str, env: RowEnv, *, device: str = "cpu") -> Policy:
                 f"The model in {folder} has {name} {built_for[name]}, but the environment's {what} have "
                 f"{needed[name]}. Use the environment that it was trained for."
             )
-    return model
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

@@ -16,6 +16,11 @@ NumThreads: TypeAlias = Annotated[
     int, tyro.conf.arg(help="Threads of a tensor operation on the CPU; 0 lets torch decide.")
 ]
 
+Command: TypeAlias = Annotated[
+    tuple[float, float] | None,
+    tyro.conf.arg(metavar="STEPS RETURN", help="What a model that obeys commands (udrl) is told, such as 200 250."),
+]
+
 EnvSettings: TypeAlias = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]],
     tyro.conf.arg(
@@ -26,7 +31,15 @@ EnvSettings: TypeAlias = Annotated[
 ]
 
 
-def parse(cls: type[T], arguments: Sequence[str], *, command: str, description: str, default: T | None = None) -> T:
+def parse(
+    cls: type[T],
+    arguments: Sequence[str],
+    *,
+    command: str,
+    description: str,
+    default: T | None = None,
+    program: str = "worldline",
+) -> T:
     """Return the options that `arguments` ask for; `--help` and wrong options end the program.
 
     Args:
@@ -35,9 +48,10 @@ def parse(cls: type[T], arguments: Sequence[str], *, command: str, description: 
         command: The command's name, for messages.
         description: What `--help` says first.
         default: Values of the options that are not given; None takes those of the class.
+        program: What the command is one of, for messages.
     """
     config = (tyro.conf.FlagCreatePairsOff,)
-    prog = f"worldline {command}"
+    prog = f"{program} {command}"
     if default is None:
         return tyro.cli(cls, prog=prog, description=description, args=arguments, config=config)
     return tyro.cli(cls, prog=prog, description=description, args=arguments, config=config, default=default)

@@ -171,20 +171,24 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collecti
     ]
 
 
-def check_resumed(saved: RunConfig, asked: RunConfig, *, out: Path) -> None:
-    """Check that the run that is asked for is the saved one, but for settings that may change.
-
-    Raises:
-        ConfigError: It is another one; the message has every difference.
-    """
+def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
+    """Return in what two runs differ, but for settings that may change."""
     changes = changed(to_dict(saved.training), to_dict(asked.training), free=free_settings(asked.training))
     if saved.model != asked.model:
         changes.append(f"the model was {saved.model}, not {asked.model}")
     changes += [f"the model's {change}" for change in changed(saved.model_config, asked.model_config)]
     changes += _data_changes(saved.data, asked.data)
     collected, collecting = (to_dict(config.online or OnlineConfig()) for config in (saved, asked))
-    changes += changed(collected, collecting, free=FREE)
-    if changes:
+    return changes + changed(collected, collecting, free=FREE)
+
+
+def check_resumed(saved: RunConfig, asked: RunConfig, *, out: Path) -> None:
+    """Check that the run that is asked for is the saved one, but for settings that may change.
+
+    Raises:
+        ConfigError: It is another one; the message has every difference.
+    """
+    if changes := differences(saved, asked):
         raise ConfigError(
             f"The run in {out} was begun differently: {'; '.join(changes)}. Resume it with what it was begun with, or "
             "begin a new one in another --out."

@@ -151,11 +151,35 @@ class TrainingRun:
     model: str  # "family:size", or a folder
     settings: Mapping[str, Any]  # of the model, beyond its size and what the data says
     training: TrainingConfig
-    data: Path | None
+    data: Path | runs.DataFile | None  # the file, or what it is recognised by
     out: Path
     command: str
     num_threads: int
     online: online.OnlineConfig | None = None
+
+    def build(self, buffer: EpisodeSampler) -> tuple[Model, runs.RunConfig]:
+        """Build the model, and say what the run depends on.
+
+        Raises:
+            ConfigError: The model or a setting is unknown.
+        """
+        from worldline.config import to_dict
+
+        model = build_model(self.model, buffer.spec, self.settings, seed=self.training.seed)
+        data = self.data
+        if isinstance(data, Path):
+            data = runs.describe_data(data, num_episodes=buffer.num_episodes, num_transitions=buffer.num_transitions)
+        return model, runs.RunConfig(
+            model=self.model,
+            model_settings=dict(self.settings),
+            model_config=to_dict(model.config),
+            training=self.training,
+            data=data,
+            online=self.online,
+            command=self.command,
+            versions=runs.versions(),
+            num_threads=self.num_threads,
+        )
 
     def begin(self, buffer: EpisodeSampler, *, resume: bool) -> tuple[Model, runs.RunConfig]:
         """Build the model, and write `config.yaml`, or check it if it is there.
@@ -163,25 +187,9 @@ class TrainingRun:
         Raises:
             ConfigError: The model or a setting is unknown, or the run in the folder was begun differently.
         """
-        from worldline.config import to_dict
         from worldline.training.distributed import join
 
-        model = build_model(self.model, buffer.spec, self.settings, seed=self.training.seed)
-        config = runs.RunConfig(
-            model=self.model,
-            model_settings=dict(self.settings),
-            model_config=to_dict(model.config),
-            training=self.training,
-            data=None
-            if self.data is None
-            else runs.describe_data(
-                self.data, num_episodes=buffer.num_episodes, num_transitions=buffer.num_transitions
-            ),
-            online=self.online,
-            command=self.command,
-            versions=runs.versions(),
-            num_threads=self.num_threads,
-        )
+        model, config = self.build(buffer)
         command = join().first(lambda: self._write_config(config, resume=resume))
         return model, dataclasses.replace(config, command=command)
 

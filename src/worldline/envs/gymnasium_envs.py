@@ -13,7 +13,7 @@ from worldline.errors import ConfigError, MissingPackageError
 # Words in an environment's entry point -> the pip line that installs what it imports.
 _INSTALL = {
     "mujoco": "pip install 'worldline[robotics]'",
-    "box2d": "pip install swig && pip install 'gymnasium[box2d]'",
+    "box2d": "pip install 'worldline[box2d]'",
     "classic_control": "pip install 'worldline[envs]'",
     "toy_text": "pip install 'worldline[envs]'",
     "ale_py": "pip install 'gymnasium[atari]'",

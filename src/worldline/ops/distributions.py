@@ -65,6 +65,24 @@ def normal_log_prob(value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return -0.5 * ((value - mean) / std) ** 2 - std.log() - 0.5 * math.log(2 * math.pi)
 
 
+def squashed_normal_log_prob(value: Tensor, mean: Tensor, log_std: Tensor, *, edge: float) -> Tensor:
+    """Return the log-density of `value` in [-1, 1] as the tanh of normals, elementwise, nats.
+
+    log p(a) = log N(atanh a; mean, std) - log(1 - a^2). At -1 and 1, where controllers that clip put much of their
+    data, that is infinitely far out; within `edge` of them the density is therefore taken as its mean over that edge,
+    log(P(|tanh u| > 1 - edge) / edge). It is still a density: it integrates to one.
+    """
+    limit = 1.0 - edge
+    inner = value.clamp(-limit, limit)
+    bound = math.atanh(limit)
+    std = log_std.exp()
+    deviations = (torch.atanh(inner) - mean) / std
+    inside = -0.5 * deviations.square() - log_std - 0.5 * math.log(2 * math.pi) - torch.log1p(-inner.square())
+    # By symmetry the mass beyond either bound is a lower tail, whose logarithm is exact however small it is.
+    mass = torch.special.log_ndtr((value.sign() * mean - bound) / std) - math.log(edge)
+    return torch.where(value.abs() > limit, mass, inside)
+
+
 def normal_entropy(std: Tensor) -> Tensor:
     """Return the entropy of normals, elementwise, nats."""
     return std.log() + 0.5 * math.log(2 * math.pi * math.e)
