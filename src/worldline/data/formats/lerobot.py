@@ -144,7 +144,10 @@ class LeRobotRecording(Recording):
                     raise FileError(f"{file} lacks {', '.join(missing)[:200]}. Restore it from a copy.")
                 self.num_steps += table.metadata.num_rows
                 groups = (table.metadata.row_group(index) for index in range(table.metadata.num_row_groups))
-                num_bytes += max(sum(group.total_byte_size for group in groups), 8 * table.metadata.num_rows)
+                least = (
+                    8 * table.metadata.num_rows * (len(self._columns) + 1)
+                )  # of repeated numbers few bytes are stored
+                num_bytes += max(sum(group.total_byte_size for group in groups), least)
             file_bytes += regular_size(file)
             check_size(self.path, num_bytes, file_bytes, max_bytes)
         extra = [key for key in (_EPISODE, _REWARD, _TASK) if key in names]
@@ -231,7 +234,7 @@ def _rows(file: Path, key: str, column: pa.Array) -> Array:
         width, rest = divmod(len(values), max(1, math.prod(shape)))
         lengths = None if pa.types.is_fixed_size_list(column.type) else np.diff(column.offsets.to_numpy())
         if rest or (lengths is not None and (lengths != width).any()) or values.null_count:
-            raise DataError(f"{file}: {key} has rows of different lengths. Every row must have the same shape.")
+            raise DataError(f"{file}: {key} has rows of different lengths. Expected the same shape in every row.")
         shape.append(width)
         column = values
     numbers = column.to_numpy(zero_copy_only=False)
