@@ -21,11 +21,13 @@ DOCS = Path(__file__).parents[1] / "docs"
 # Per document, how many Python blocks it has: a parser that finds fewer has lost some.
 PYTHON = {
     "cluster.md": 1,
+    "commands.md": 3,
     "data.md": 1,
     "envs.md": 2,
     "formats.md": 1,
     "imitation.md": 3,
     "models.md": 8,
+    "robot.md": 5,
     "tdmpc2.md": 3,
     "training.md": 5,
 }
@@ -33,6 +35,7 @@ PYTHON = {
 SHRINK = [
     (r"total_steps=[\d_]+", "total_steps=2, batch_size=2, sequence_length=8"),
     (r"seed_steps=[\d_]+", "seed_steps=20"),
+    (r"batch_size=512, sequence_length=1", "log_interval=1"),  # a keyword is given once
 ]
 SHRINK_STEPS = [(r"total_steps=[\d_]+", "total_steps=2")]
 
