@@ -118,3 +118,17 @@ def test_check_finite_takes_what_cannot_fail() -> None:
 @pytest.mark.parametrize("obs", [np.zeros(3), {"a": np.zeros(3), "b.c": np.ones(2)}])
 def test_names_are_undone(obs: Any) -> None:
     assert np.all(unnamed_obs(named_obs(obs)) == obs)
+
+
+def test_observations_are_chosen_by_name():
+    obs = {"a": np.zeros((2, 1)), "b": np.ones((2, 3))}
+    episode = Episode(
+        obs=obs, actions=[0, 1], rewards=[1.0, 1.0], terminated=True, final_obs={"a": np.zeros(1), "b": np.ones(3)}
+    )
+    chosen = episode.select_obs(["b"])
+    assert list(chosen.obs) == list(chosen.final_obs) == ["b"]
+    assert (chosen.terminated, len(chosen)) == (True, 2)
+    with pytest.raises(DataError, match=r"no observation \'c\'\. Known: a, b"):
+        episode.select_obs(["c"])
+    with pytest.raises(DataError, match="no names"):
+        Episode(obs=np.zeros((2, 1)), actions=[0, 1], rewards=[1.0, 1.0], terminated=True).select_obs(["a"])

@@ -16,7 +16,7 @@ How an episode ended is two flags, because they mean different things to a learn
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -87,6 +87,28 @@ observation after the last step goes into final_obs.
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def commands(self) -> Array:
+        """What each step turned out to obey, `[T, 2]` float32: remaining steps with it, undiscounted return to go."""
+        steps = np.arange(len(self), 0, -1)
+        returns = self.rewards[::-1].cumsum(dtype=np.float64)[::-1]
+        return np.stack((steps, returns), 1).astype(np.float32)
+
+    def select_obs(self, keys: Iterable[str]) -> Episode:
+        """Return the episode with only these of its observations, in their order.
+
+        Raises:
+            DataError: It has no observation of such a name, or none by name at all.
+        """
+        named = list(keys)
+        if not isinstance(self.obs, dict):
+            raise DataError(f"The observations have no names to choose {', '.join(named)} from.")
+        for key in named:
+            if key not in self.obs:
+                raise DataError(f"The episode has no observation {key!r}. {nearest(key, self.obs)}")
+        final = {key: self.final_obs[key] for key in named} if isinstance(self.final_obs, dict) else None
+        return dataclasses.replace(self, obs={key: self.obs[key] for key in named}, final_obs=final)
 
 
 def numeric_array(name: str, value: Any) -> Array:

@@ -109,3 +109,13 @@ def test_commands_are_for_models_that_take_them(finished_run, tmp_path, capsys):
     assert "takes no commands. Leave out --command." in capsys.readouterr().err
     assert run("collect", *arguments, "--policy", "mixed") == 2
     assert "The policy 'mixed' takes no commands" in capsys.readouterr().err
+
+
+def test_an_expert_goes_by_what_its_data_leave_out(tmp_path):
+    out = tmp_path / "reach.npz"
+    keys = "obs_keys=[ee_pos, joint_pos]"
+    assert run("collect", "robot:reach", "--policy", "expert", "--env-set", keys, "--episodes", 3, "--out", out) == 0
+    episodes = list(ReplayBuffer.load(out).episodes())
+    assert [episode.meta["success"] for episode in episodes] == [True] * 3
+    assert episodes[0].meta["language"] == "reach the red ball"
+    assert sorted(episodes[0].obs) == ["ee_pos", "joint_pos"]

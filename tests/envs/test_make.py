@@ -21,3 +21,12 @@ def test_data_spec_is_that_of_the_environment():
 def test_unknown_setting_is_a_clear_error():
     with pytest.raises(ConfigError, match="gravitation"):
         make_env("CartPole-v1", gravitation=1)
+
+
+def test_observations_are_chosen_by_name():
+    env = make_env("robot:reach", observe="both", obs_keys=["ee_pos", "pixels"], image_size=8)
+    assert env.data_spec.obs_shape == {"ee_pos": (3,), "pixels": (8, 8, 3)}
+    with pytest.raises(ConfigError, match="Did you mean 'ee_pos'"):
+        make_env("robot:reach", obs_keys=["ee_poss"])
+    with pytest.raises(ConfigError, match="by name"):
+        make_env("CartPole-v1", obs_keys=["ee_pos"])

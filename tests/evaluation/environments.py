@@ -49,3 +49,15 @@ class Memory:
         self.batch_sizes.append(len(obs))
         index = (obs[:, 0] + calls).long() % 2
         return torch.nn.functional.one_hot(index, 2).float(), calls
+
+
+class Striving(Counter):
+    """A Counter that succeeds in the second step of episodes whose seed is a multiple of 3, and says what to do."""
+
+    def reset(self, *, seed=None):
+        obs, _ = super().reset(seed=seed)
+        return obs, {"success": False, "language": f"count from {seed}"}
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"success": self.count == 2 and self.seed % 3 == 0}

@@ -11,8 +11,9 @@ from worldline.envs.make import make_env
 from worldline.episode import DataSpec
 from worldline.errors import ConfigError
 from worldline.evaluation.rollout import RandomPolicy, collect_episodes, evaluate_policy
+from worldline.evaluation.statistics import mean_interval95, wilson_interval
 
-from .environments import SPEC, Counter, Memory
+from .environments import SPEC, Counter, Memory, Striving
 
 
 def test_rows_flags_and_final_observation():
@@ -129,6 +130,22 @@ def test_result_statistics():
     assert result.mean == 46.5
     assert result.std == pytest.approx(21.9203, abs=1e-4)
     assert result.interval95[0] == pytest.approx(46.5 - 12.7062 * 21.9203 / 2**0.5, abs=1e-2)
+
+
+def test_success_is_that_of_any_step_and_the_instruction_is_kept():
+    episodes = collect_episodes(Striving, Memory(), num_episodes=7, seed=0, num_envs=2)
+    assert [episode.meta["success"] for episode in episodes] == [True, False, False, True, False, False, True]
+    assert [episode.meta["language"] for episode in episodes] == [f"count from {seed}" for seed in range(7)]
+    result = evaluate_policy(Striving, Memory(), num_episodes=7)
+    assert result.successes == (True, False, False, True, False, False, True)
+    assert result.success_rate == 3 / 7
+    assert result.success_interval95 == wilson_interval(3, 7)
+    assert result.length_interval95 == mean_interval95(result.lengths)
+
+
+def test_there_is_no_success_where_nobody_speaks_of_it():
+    result = evaluate_policy(Counter, Memory(), num_episodes=2)
+    assert (result.successes, result.success_rate, result.success_interval95) == (None, None, None)
 
 
 @pytest.mark.parametrize(

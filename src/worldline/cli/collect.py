@@ -117,9 +117,11 @@ def collect(
     from worldline.cli.terminal import episode_progress
     from worldline.data.buffer import ReplayBuffer
     from worldline.envs.make import make_env
+    from worldline.envs.scripted import scripted_names
     from worldline.evaluation.rollout import collect_episodes
 
     settings = dict(env_settings or {})
+    kept = settings.pop("obs_keys", None) if policy in scripted_names(env_id) else None
     env = make_env(env_id, **settings)
     env.close()
     spec = env.data_spec
@@ -133,6 +135,8 @@ def collect(
             num_envs=num_envs,
             on_episode=on_episode,
         )
+    if kept is not None:  # a scripted policy may go by what whoever learns from it shall not see
+        episodes = [episode.select_obs(kept) for episode in episodes]
     named = (dataclasses.replace(episode, meta={**episode.meta, "env": env_id}) for episode in episodes)
     return ReplayBuffer.from_episodes(named, action_dim=spec.action_dim, action_sizes=spec.action_sizes)
 

@@ -244,7 +244,7 @@ def _contest(config: CompareConfig, run: TrainingRun, buffer: ReplayBuffer) -> C
     Raises:
         WorldlineError: The model cannot be built for the data, does not act, or cannot be trained.
     """
-    from worldline.cli.evaluate import evaluate
+    from worldline.cli.evaluate import evaluate, result_numbers
     from worldline.cli.reporting import write_training_report
     from worldline.cli.terminal import progress
     from worldline.models.base import num_trained
@@ -273,8 +273,7 @@ def _contest(config: CompareConfig, run: TrainingRun, buffer: ReplayBuffer) -> C
     )
     result = {
         "measured_with": _measured_with(config, run),
-        "returns": list(measured.returns),
-        "lengths": list(measured.lengths),
+        **result_numbers(measured),
         "train_seconds": clock.seconds,
     }
     runs.write_text(run.out / RESULT, json.dumps(result, indent=2) + "\n")
@@ -304,7 +303,11 @@ def _read_result(config: CompareConfig, run: TrainingRun) -> dict[str, Any] | No
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["measured_with"] != _measured_with(config, run):
             return None
-        measured = EvaluationResult(returns=tuple(result["returns"]), lengths=tuple(result["lengths"]))
+        measured = EvaluationResult(
+            returns=tuple(result["returns"]),
+            lengths=tuple(result["lengths"]),
+            successes=None if result["successes"] is None else tuple(result["successes"]),
+        )
         return {"measured": measured, "train_seconds": float(result["train_seconds"])}
     except (ValueError, KeyError, TypeError):  # damaged, or of another version: the model is evaluated again
         return None

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from worldline.cli import runs
 from worldline.cli.collect import RANDOM
 from worldline.cli.compare import SUMMARY, CompareConfig, Contestant, folder_of
-from worldline.cli.evaluate import interval_or_none, returns_row, returns_table
+from worldline.cli.evaluate import interval_or_none, result_numbers, returns_rows, returns_table
 from worldline.cli.reporting import footer
 from worldline.cli.terminal import describe_duration, describe_interval, results
 from worldline.config import to_dict
@@ -42,7 +40,7 @@ class Comparison:
             "env": self.config.env,
             "models": {
                 name: {
-                    **_numbers(contestant.measured),
+                    **result_numbers(contestant.measured),
                     "num_parameters": contestant.num_parameters,
                     "train_seconds": contestant.train_seconds,
                     "training": to_dict(contestant.run_config.training),
@@ -51,7 +49,7 @@ class Comparison:
                 for name, contestant in self.contestants.items()
             },
             "failures": dict(self.failures),
-            "random": _numbers(self.random),
+            "random": result_numbers(self.random),
             "data": {
                 "file": str(self.config.data),
                 "num_episodes": self.buffer.num_episodes,
@@ -67,11 +65,7 @@ class Comparison:
 
 def recorded(buffer: ReplayBuffer) -> EvaluationResult:
     """Return what the policy that recorded the data achieved."""
-    episodes = list(buffer.episodes())
-    return EvaluationResult(
-        returns=tuple(float(episode.rewards.sum(dtype=np.float64)) for episode in episodes),
-        lengths=tuple(len(episode) for episode in episodes),
-    )
+    return EvaluationResult.from_episodes(list(buffer.episodes()))
 
 
 def finish(comparison: Comparison, out: Path) -> None:
@@ -144,19 +138,20 @@ def _tiles(comparison: Comparison) -> list[Tile]:
 
 def _returns_section(comparison: Comparison) -> Section:
     config = comparison.config
-    rows = [(name, *returns_row(result), *_effort(comparison, name)) for name, result in _measured(comparison).items()]
-    header = ("Policy", "Mean", "Std", "95% interval", "Min", "Max", "Mean length", "Parameters", "Training")
+    measured = _measured(comparison)
+    columns, achieved = returns_rows(measured)
+    rows = [(name, *row, *_effort(comparison, name)) for name, row in zip(measured, achieved, strict=True)]
+    header = ("Policy", *map(str.capitalize, columns), "Parameters", "Training")
     tables = [Table(title="Returns", header=header, rows=rows)]
     if comparison.failures:
         tables.append(Table(title="Failed", header=("Model", "Why"), rows=list(comparison.failures.items())))
-    measured = _measured(comparison)
     chosen = "samples its actions" if config.stochastic else "takes its likeliest actions"
     lines = {name: result.returns for name, result in measured.items() if name != _DATA}
     return Section(
         title="Return in the environment",
         text=(
             f"{config.episodes} episodes each, from the same initial states; each policy {chosen}. "
-            f"The interval is that of the mean, by Student's t. The line of {_DATA} is about the recorded episodes."
+            f"The interval is that of the mean. The line of {_DATA} is about the recorded episodes."
         ),
         figures=[returns_by_rank(lines, num_coloured=len(comparison.contestants))],
         tables=tables,
@@ -180,13 +175,3 @@ def _configuration_section(comparison: Comparison) -> Section:
         settings = contestant.run_config.model_config
         tables.append(settings_table(f"All settings of {name}", settings, is_folded=True))
     return Section(title="Configuration", tables=tables)
-
-
-def _numbers(result: EvaluationResult) -> dict[str, Any]:
-    return {
-        "return_mean": result.mean,
-        "return_std": result.std,
-        "return_interval95": interval_or_none(result),
-        "returns": list(result.returns),
-        "lengths": list(result.lengths),
-    }

@@ -149,7 +149,9 @@ def make_evaluation(config: OnlineConfig, sampler: OnlineSampler) -> Callable[[A
                 seed=EVALUATION_SEED,
             )
         low, high = result.interval95
+        rate = result.success_rate
         return {
+            **({} if rate is None else {"success_rate": rate}),
             "return": result.mean,
             "return_std": result.std,
             "return_low95": low,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
-from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
+from gymnasium import spaces
+from gymnasium.wrappers import FilterObservation, RecordEpisodeStatistics, TimeLimit
 
 from worldline.envs.gymnasium_envs import make_gymnasium
 from worldline.envs.rows import RowEnv
 from worldline.envs.vector import VectorEnv
 from worldline.envs.wrappers import ActionRepeat, Pixels, image_size_of
-from worldline.errors import ConfigError
+from worldline.errors import ConfigError, nearest
 
 Observe = Literal["state", "pixels", "both"]
 
@@ -23,6 +24,8 @@ FAMILIES = {
     "crafter": "worldline.envs.crafter_envs",
     "dmc": "worldline.envs.dmc_envs",
     "metaworld": "worldline.envs.metaworld_envs",
+    "pusht": "worldline.envs.pusht_envs",
+    "robot": "worldline.envs.robot",
 }
 
 
@@ -34,13 +37,14 @@ def make_env(
     action_repeat: int = 1,
     max_episode_steps: int | None = None,
     episode_statistics: bool = False,
+    obs_keys: Sequence[str] | None = None,
     **settings: Any,
 ) -> RowEnv:
     """Make an environment.
 
     Args:
-        env_id: "dmc:walker-walk", "atari:pong", "crafter", "metaworld:reach-v3", or a Gymnasium id ("CartPole-v1";
-            "module:Id" for ids that importing `module` registers).
+        env_id: "dmc:walker-walk", "atari:pong", "crafter", "metaworld:reach-v3", "robot:reach", or a Gymnasium id
+            ("CartPole-v1"; "module:Id" for ids that importing `module` registers).
         observe: "state" is what the environment itself observes (images, where it has nothing else), "pixels" what it
             renders, "both" a dict of the two.
         image_size: Height and width of images, which are `[H, W, 3]` uint8.
@@ -48,6 +52,7 @@ def make_env(
         max_episode_steps: Truncate episodes after so many steps of the environment itself, before any repeat; None
             for the environment's own limit.
         episode_statistics: Put "episode" with return "r" and length "l" into the info of an episode's last step.
+        obs_keys: Observe only these of the observations by name; None for all.
         **settings: Keywords of the family and of the environment.
 
     Returns:
@@ -71,6 +76,8 @@ def make_env(
         env = ActionRepeat(env, action_repeat)
     if observe != "state":
         env = Pixels(env, size, keep_state=observe == "both")
+    if obs_keys is not None:
+        env = _observing(env, obs_keys)
     if episode_statistics:
         env = RecordEpisodeStatistics(env)
     return RowEnv(env)
@@ -87,6 +94,18 @@ def make_vec_env(env_id: str, num_envs: int, **settings: Any) -> VectorEnv:
     if num_envs < 1:
         raise ConfigError(f"num_envs must be at least 1; got {num_envs}.")
     return VectorEnv([make_env(env_id, **settings) for _ in range(num_envs)])
+
+
+def _observing(env: gym.Env[Any, Any], keys: Sequence[str]) -> gym.Env[Any, Any]:
+    space = env.observation_space
+    if not isinstance(space, spaces.Dict):
+        raise ConfigError(
+            f"obs_keys chooses observations by name, and this environment observes {space}. Leave it out."
+        )
+    for key in keys:
+        if key not in space.spaces:
+            raise ConfigError(f"obs_keys has {key!r}, which is not observed. {nearest(key, space.spaces)}")
+    return FilterObservation(env, list(keys))
 
 
 def _make_bare(

@@ -1,1 +1,1 @@
-"""Measure models and policies: `rollout` in environments, `openloop` predictions on data, `metrics` over episodes."""
+"""Measure models and policies: `rollout` in environments, `openloop` on data, `statistics` over episodes."""

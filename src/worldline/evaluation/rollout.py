@@ -3,6 +3,9 @@
 Several environments take their steps together, so that the policy is asked once per step for all of them. An
 environment whose episode has ended begins the next one in the same place of the batch, until none are left; then its
 place stays in the batch, unused. Episode number i is always seeded by `seed + i`, wherever it runs.
+
+What an environment says in `info` of an episode goes into its `meta`: "success", whether it was True at any step, and
+"language", the instruction at its beginning. Environments that say neither have neither.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, SupportsFloat, cast, runtime_checkable
 
 import numpy as np
@@ -21,7 +24,7 @@ from worldline.batch import Obs
 from worldline.device import device_of
 from worldline.episode import Array, DataSpec, Episode, ObsArray
 from worldline.errors import ConfigError
-from worldline.evaluation.metrics import t_interval95
+from worldline.evaluation.statistics import Interval, mean_interval95, wilson_interval
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
 from worldline.protocols import Policy, Rewarded
@@ -42,6 +45,8 @@ class Environment(Protocol):
 
 OnEpisode = Callable[[Episode], None]
 
+SUCCESS, LANGUAGE = "success", "language"  # keys of `info` and of the meta of episodes
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
@@ -49,6 +54,17 @@ class EvaluationResult:
 
     returns: tuple[float, ...]  # undiscounted sum of rewards of each episode
     lengths: tuple[int, ...]  # steps of each episode
+    successes: tuple[bool, ...] | None = None  # of each episode; None where the environment does not speak of success
+
+    @classmethod
+    def from_episodes(cls, episodes: Sequence[Episode]) -> EvaluationResult:
+        """Return what was achieved in `episodes`; success is in the `meta` of all of them, or in none."""
+        has_success = all(SUCCESS in episode.meta for episode in episodes)
+        return cls(
+            returns=tuple(float(episode.rewards.sum(dtype=np.float64)) for episode in episodes),
+            lengths=tuple(len(episode) for episode in episodes),
+            successes=tuple(bool(episode.meta[SUCCESS]) for episode in episodes) if has_success else None,
+        )
 
     @property
     def mean(self) -> float:
@@ -61,9 +77,24 @@ class EvaluationResult:
         return statistics.stdev(self.returns) if len(self.returns) > 1 else 0.0
 
     @property
-    def interval95(self) -> tuple[float, float]:
-        """95% confidence interval of the mean return by Student's t; a single episode tells nothing: (-inf, inf)."""
-        return t_interval95(self.returns)
+    def interval95(self) -> Interval:
+        """95% confidence interval of the mean return; a single episode tells nothing: (-inf, inf)."""
+        return mean_interval95(self.returns)
+
+    @property
+    def length_interval95(self) -> Interval:
+        """95% confidence interval of the mean length; a single episode tells nothing: (-inf, inf)."""
+        return mean_interval95(self.lengths)
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share of episodes with success; None where the environment does not speak of it."""
+        return None if self.successes is None else statistics.fmean(self.successes)
+
+    @property
+    def success_interval95(self) -> Interval | None:
+        """95% confidence interval of the success rate by Wilson; None where there is no rate."""
+        return None if self.successes is None else wilson_interval(sum(self.successes), len(self.successes))
 
 
 def evaluate_policy(
@@ -91,10 +122,7 @@ def evaluate_policy(
         device=device,
         on_episode=on_episode,
     )
-    return EvaluationResult(
-        returns=tuple(float(episode.rewards.sum(dtype=np.float64)) for episode in episodes),
-        lengths=tuple(len(episode) for episode in episodes),
-    )
+    return EvaluationResult.from_episodes(episodes)
 
 
 def collect_episodes(
@@ -196,9 +224,9 @@ class _Places:
         self.is_first[:] = False
         rewards = np.zeros(len(self._envs), dtype=np.float32)
         for place, recording in list(self._running.items()):
-            obs, reward, terminated, truncated, _ = self._envs[place].step(actions[place])
+            obs, reward, terminated, truncated, info = self._envs[place].step(actions[place])
             rewards[place] = float(reward)
-            recording.add(self.obs[place], actions[place], float(reward))
+            recording.add(self.obs[place], actions[place], float(reward), info)
             self.obs[place] = obs
             if terminated or truncated:
                 self._end(place, terminated=terminated, truncated=truncated)
@@ -208,17 +236,16 @@ class _Places:
         return [self._finished[number] for number in range(self._num_episodes)]
 
     def _begin(self, place: int) -> ObsArray:
-        self._running[place] = _Recording(self._num_begun)
+        number = self._num_begun
         self._num_begun += 1
         self.is_first[place] = True
-        obs, _ = self._envs[place].reset(seed=self._seed + self._running[place].number)
+        obs, info = self._envs[place].reset(seed=self._seed + number)
+        self._running[place] = _Recording(number, seed=self._seed + number, info=info)
         return obs
 
     def _end(self, place: int, *, terminated: bool, truncated: bool) -> None:
         recording = self._running.pop(place)
-        episode = recording.finish(
-            self.obs[place], terminated=terminated, truncated=truncated, seed=self._seed + recording.number
-        )
+        episode = recording.finish(self.obs[place], terminated=terminated, truncated=truncated)
         self._finished[recording.number] = episode
         if self._on_episode is not None:
             self._on_episode(episode)
@@ -229,19 +256,24 @@ class _Places:
 class _Recording:
     """The rows of an episode that is still running."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, seed: int, info: Mapping[str, Any]) -> None:
         self.number = number
+        self._meta: dict[str, Any] = {"seed": seed}
+        if isinstance(language := info.get(LANGUAGE), str):
+            self._meta[LANGUAGE] = language
         self._obs: list[ObsArray] = []
         self._actions: list[Array] = []
         self._rewards: list[float] = []
 
-    def add(self, obs: ObsArray, action: Array, reward: float) -> None:
-        """Add a row: the observation, the action taken there, the reward that followed."""
+    def add(self, obs: ObsArray, action: Array, reward: float, info: Mapping[str, Any]) -> None:
+        """Add a row: the observation, the action taken there, the reward and info that followed."""
+        if SUCCESS in info:
+            self._meta[SUCCESS] = self._meta.get(SUCCESS, False) or bool(info[SUCCESS])
         self._obs.append(obs)
         self._actions.append(np.clip(action, -1.0, 1.0))  # what the environment was given
         self._rewards.append(reward)
 
-    def finish(self, final_obs: ObsArray, *, terminated: bool, truncated: bool, seed: int) -> Episode:
+    def finish(self, final_obs: ObsArray, *, terminated: bool, truncated: bool) -> Episode:
         return Episode(
             obs=_stack(self._obs),
             actions=np.stack(self._actions),
@@ -249,7 +281,7 @@ class _Recording:
             terminated=terminated,
             truncated=truncated,
             final_obs=final_obs,
-            meta={"seed": seed},
+            meta=self._meta,
         )
 
 

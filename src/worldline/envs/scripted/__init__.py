@@ -15,12 +15,15 @@ from worldline.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from worldline.protocols import Policy
 
-# Environment -> the module whose `POLICIES` has a function from the environment's `DataSpec` to a policy, by name.
-# Modules are imported when a policy is asked for.
+# Environment -> the module whose `POLICIES` has a function from the environment's `DataSpec` to a policy, by name;
+# after a colon, another name for that dict. Modules are imported when a policy is asked for.
 SCRIPTED: dict[str, str] = {
     "CartPole-v1": "worldline.envs.scripted.cart_pole",
     "LunarLander-v3": "worldline.envs.scripted.lunar_lander",
     "Pendulum-v1": "worldline.envs.scripted.pendulum",
+    "robot:language_reach": "worldline.envs.robot.experts:LANGUAGE_REACH",
+    "robot:pick_place": "worldline.envs.robot.experts:PICK_PLACE",
+    "robot:reach": "worldline.envs.robot.experts:REACH",
 }
 
 
@@ -45,5 +48,6 @@ def scripted_policy(name: str, env_id: str, spec: DataSpec) -> Policy:
 def _policies(env_id: str) -> dict[str, Callable[[DataSpec], Policy]]:
     if env_id not in SCRIPTED:
         return {}
-    policies: dict[str, Callable[[DataSpec], Policy]] = importlib.import_module(SCRIPTED[env_id]).POLICIES
+    module, _, name = SCRIPTED[env_id].partition(":")
+    policies: dict[str, Callable[[DataSpec], Policy]] = vars(importlib.import_module(module))[name or "POLICIES"]
     return policies
