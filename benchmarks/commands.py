@@ -29,8 +29,8 @@ import torch
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.make import make_env
-from worldline.evaluation.statistics import mean_interval95
 from worldline.evaluation.rollout import evaluate_policy
+from worldline.evaluation.statistics import mean_interval95
 from worldline.models.commanded import CommandedPolicy
 from worldline.report.svg import LineChart, Series, line_chart
 
