@@ -22,7 +22,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     assert mask is None or mask.shape == (key.shape[0], key.shape[2]), f"mask {tuple(mask.shape)} is not [B, C]"
     where = None if mask is None else mask[:, None, None, :]
     if query.device.type != "cpu" or query.element_size() == 4:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=where)
+        seen: Tensor = F.scaled_dot_product_attention(query, key, value, attn_mask=where)
+        return seen
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [B, heads, S, C]
     if where is not None:
         scores = scores.masked_fill(~where, float("-inf"))
