@@ -152,9 +152,9 @@ def train(arguments: list[str], out: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-m", *arguments, "--resume"], env=os.environ | {"OMP_NUM_THREADS": "1"})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "minutes.txt").open("a", encoding="utf-8") as file:
-        print((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60, file=file)
+    if out.is_dir():
+        with (out / "minutes.txt").open("a", encoding="utf-8") as file:
+            print((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60, file=file)
     if done.returncode:
         raise SystemExit(done.returncode)
 
