@@ -88,6 +88,13 @@ observation after the last step goes into final_obs.
     def __len__(self) -> int:
         return len(self.rewards)
 
+    @property
+    def commands(self) -> Array:
+        """What each step turned out to obey, `[T, 2]` float32: remaining steps with it, undiscounted return to go."""
+        steps = np.arange(len(self), 0, -1)
+        returns = self.rewards[::-1].cumsum(dtype=np.float64)[::-1]
+        return np.stack((steps, returns), 1).astype(np.float32)
+
     def select_obs(self, keys: Iterable[str]) -> Episode:
         """Return the episode with only these of its observations, in their order.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from worldline.batch import Batch, Obs, WindowSpec
+    from worldline.episode import Episode
     from worldline.statistics import ColumnStatistics
 
 
@@ -96,6 +97,15 @@ class HasStatistics(Protocol):
 
 
 @runtime_checkable
+class HasEpisodes(Protocol):
+    """Data that can be gone through episode by episode: replay buffer, data set."""
+
+    def episodes(self) -> Iterator[Episode]:
+        """Return an iterator over the episodes, in order."""
+        ...
+
+
+@runtime_checkable
 class Fitted(Protocol):
     """A model that normalises by the statistics of its data, which are a part of it from then on.
 
@@ -158,4 +168,25 @@ class Commanded(Protocol):
     @property
     def command_range(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest command that the model has learnt from, each `[2]`, on its device."""
+        ...
+
+
+@runtime_checkable
+class Shield(Protocol):
+    """What tells which commands `[B, 2]` (steps, return) the data support in states `[B, *obs]`."""
+
+    def score(self, state: Obs, command: Tensor) -> Tensor:
+        """Return how unusual commands or their states are, `[B]`."""
+        ...
+
+    def state_score(self, state: Obs) -> Tensor:
+        """Return how unusual states are, `[B]`, in the units of `score`."""
+        ...
+
+    def is_ood(self, state: Obs, command: Tensor, threshold: float | None = None) -> Tensor:
+        """Tell which are flagged, `[B]` bool."""
+        ...
+
+    def project(self, state: Obs, command: Tensor) -> Tensor:
+        """Return near commands `[B, 2]` that are not flagged, unless their states are."""
         ...

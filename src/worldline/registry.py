@@ -100,6 +100,36 @@ FAMILIES: tuple[Family, ...] = (
         size_aliases=(("medium", "base"),),
     ),
     Family(
+        name="flow_matching_shield",
+        module="worldline.models.shields.flow_matching",
+        model="FlowMatchingShield",
+        config="FlowMatchingShieldConfig",
+        default_size="small",
+        description="Shield: flags commands of low density under a flow, and gives the nearest supported one.",
+        aliases=("shield:flow_matching", "shield:flow-matching"),
+        size_aliases=(("medium", "base"),),
+    ),
+    Family(
+        name="diffusion_shield",
+        module="worldline.models.shields.diffusion",
+        model="DiffusionShield",
+        config="DiffusionShieldConfig",
+        default_size="small",
+        description="Shield: the same with a diffusion model.",
+        aliases=("shield:diffusion",),
+        size_aliases=(("medium", "base"),),
+    ),
+    Family(
+        name="quantile_shield",
+        module="worldline.models.shields.quantile",
+        model="QuantileShield",
+        config="QuantileShieldConfig",
+        default_size="small",
+        description="Shield: flags returns that are unusual for state and horizon. The cheapest one.",
+        aliases=("shield:quantile",),
+        size_aliases=(("medium", "base"),),
+    ),
+    Family(
         name="udrl",
         module="worldline.models.udrl",
         model="UDRL",
@@ -136,19 +166,21 @@ def families() -> dict[str, Family]:
 def resolve(name: str) -> tuple[Family, str]:
     """Return the family and size that `name` means: "family:size", "family", an alias, "alias-size".
 
+    An alias may have a colon of its own: "shield:quantile" is a family, "shield:quantile:base" one of its sizes.
+
     Raises:
         ConfigError: No such family or size; the message has the nearest ones.
     """
     known = families()
     by_name = {alias: family for family in known.values() for alias in (family.name, *family.aliases)}
-    head, _, size = name.partition(":")
+    head, size = (name, "") if name in by_name or ":" not in name else name.rsplit(":", 1)
     if head not in by_name and not size:
         # "dreamer-small" is the alias of a family, a dash and the alias of a size
         stem, _, tail = head.rpartition("-")
         if stem in by_name:
             head, size = stem, tail
     if head not in by_name:
-        raise ConfigError(f"No model family is called {shown(name)}. {nearest(head, by_name)}")
+        raise ConfigError(f"No model family is called {shown(name)}. {nearest(name if ':' in head else head, by_name)}")
     family = by_name[head]
     size = dict(family.size_aliases).get(size, size) or family.default_size
     sizes = load(family, "SIZES")

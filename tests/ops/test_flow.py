@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldline.ops.flow import EVALUATIONS, Solver, even_times, integrate, interpolate, target_velocity
+from worldline.ops.flow import EVALUATIONS, Solver, even_times, integrate, interpolate, stage_times, target_velocity
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -76,6 +76,7 @@ def test_evaluations_are_counted_right(solver: Solver):
 
     integrate(velocity, torch.ones(1), even_times(3), solver)
     assert len(calls) == 3 * EVALUATIONS[solver]
+    assert stage_times(even_times(3), solver) == list(dict.fromkeys(calls))  # to the last bit
 
 
 def test_gradient_flows_through_the_solution():

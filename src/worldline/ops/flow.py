@@ -49,6 +49,12 @@ def even_times(num_steps: int, *, start: float = 0.0, end: float = 1.0) -> list[
     return [start + (end - start) * index / num_steps for index in range(num_steps + 1)]
 
 
+def stage_times(times: Sequence[float], solver: Solver) -> list[float]:
+    """Return the times at which `integrate` asks for the velocity, each once, in the order of the steps."""
+    stages = {"euler": (0.0,), "midpoint": (0.0, 0.5), "rk4": (0.0, 0.5, 1.0)}[solver]
+    return list(dict.fromkeys(_between(start, end, share) for start, end in pairwise(times) for share in stages))
+
+
 def integrate(
     velocity: Callable[[float, Tensor], Tensor], x: Tensor, times: Sequence[float], solver: Solver = "rk4"
 ) -> Tensor:
@@ -62,21 +68,28 @@ def integrate(
     """
     step = {"euler": _euler, "midpoint": _midpoint, "rk4": _rk4}[solver]
     for start, end in pairwise(times):
-        x = step(velocity, x, start, end - start)
+        x = step(velocity, x, start, end)
     return x
 
 
-def _euler(velocity: Callable[[float, Tensor], Tensor], x: Tensor, t: float, size: float) -> Tensor:
-    return x + velocity(t, x) * size
+def _between(start: float, end: float, share: float) -> float:
+    """Return the time at a share of a step: at 0 and 1 its ends to the last bit, so that times can be looked up."""
+    return end if share == 1.0 else start + (end - start) * share
 
 
-def _midpoint(velocity: Callable[[float, Tensor], Tensor], x: Tensor, t: float, size: float) -> Tensor:
-    return x + velocity(t + size / 2, x + velocity(t, x) * (size / 2)) * size
+def _euler(velocity: Callable[[float, Tensor], Tensor], x: Tensor, start: float, end: float) -> Tensor:
+    return x + velocity(start, x) * (end - start)
 
 
-def _rk4(velocity: Callable[[float, Tensor], Tensor], x: Tensor, t: float, size: float) -> Tensor:
-    first = velocity(t, x)
-    second = velocity(t + size / 2, x + first * (size / 2))
-    third = velocity(t + size / 2, x + second * (size / 2))
-    fourth = velocity(t + size, x + third * size)
+def _midpoint(velocity: Callable[[float, Tensor], Tensor], x: Tensor, start: float, end: float) -> Tensor:
+    middle, size = _between(start, end, 0.5), end - start
+    return x + velocity(middle, x + velocity(start, x) * (size / 2)) * size
+
+
+def _rk4(velocity: Callable[[float, Tensor], Tensor], x: Tensor, start: float, end: float) -> Tensor:
+    middle, size = _between(start, end, 0.5), end - start
+    first = velocity(start, x)
+    second = velocity(middle, x + first * (size / 2))
+    third = velocity(middle, x + second * (size / 2))
+    fourth = velocity(end, x + third * size)
     return x + (first + 2 * second + 2 * third + fourth) * (size / 6)

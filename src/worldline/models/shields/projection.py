@@ -1,0 +1,95 @@
+"""The nearest command that a shield lets pass.
+
+Where the allowed set lies is known through one function alone: `excess`, which is at most 0 inside. In order:
+
+1. A command that is allowed is its own answer, and so is one that only needs its horizon raised.
+2. Of the anchors, commands of which one is allowed by construction, take the nearest allowed one, and go from there
+   towards the command as far as bisection finds the way open: a point of the boundary.
+3. Walk along the boundary: replace `excess` by its tangent plane, whose gradient is two finite differences, and go
+   towards the point of that half-plane that is nearest to the command, by at most a step's size. Take the nearest of
+   several allowed points on this way and within; where there is none, halve the step.
+4. Go straight towards the command once more.
+
+Every point that is ever taken was found to be allowed, so the answer is, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# Points of commands `[B, N, 2]`, normalised -> how far each is beyond the allowed set, `[B, N]`; at most 0 inside
+Excess = Callable[[Tensor], Tensor]
+
+_BISECTIONS = 10
+_DIFFERENCE = 1e-2  # of finite differences, in normalised units
+_LENGTHS = (1.0, 0.5, 0.25, 1.0, 0.5, 1.0)  # of the move to each point that is tried, as shares of the step
+_DEPTHS = (0.0, 0.0, 0.0, 0.25, 0.25, 1.0)  # how far inside of it, in squares of the move: for boundaries that curve
+
+
+def nearest_allowed(
+    excess: Excess, command: Tensor, anchors: Tensor, low: Tensor, *, num_steps: int, step_size: float
+) -> Tensor:
+    """Return allowed commands near `command [B, 2]`, `[B, 2]`, all of them normalised.
+
+    Args:
+        excess: Tells what is allowed.
+        command: What is wanted.
+        anchors: `[B, M, 2]` of which one or more are allowed, for each command.
+        low: `[2]`, the least value of either dimension.
+        num_steps: How often to move along the boundary.
+        step_size: The longest move.
+    """
+    wanted = command.maximum(low)
+    points = torch.cat((wanted[:, None], anchors), 1)  # [B, 1 + M, 2]
+    is_allowed = excess(points) <= 0  # [B, 1 + M]; false where it is NaN
+    best = _nearest(points, is_allowed, wanted)[0]
+    best = _towards(excess, best, wanted)
+    size = torch.full_like(best[:, :1], step_size)  # [B, 1]
+    for _ in range(num_steps):
+        tried = _moves(excess, best, wanted, size).maximum(low)  # [B, K, 2]
+        nearest, found = _nearest(tried, excess(tried) <= 0, wanted)
+        is_nearer = found & (_distance(nearest, wanted) < _distance(best, wanted))
+        best = torch.where(is_nearer[:, None], nearest, best)
+        size = torch.where(is_nearer[:, None], size, size / 2)
+    return _towards(excess, best, wanted)
+
+
+def _nearest(points: Tensor, is_allowed: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nearest allowed one of `points [B, N, 2]` to each of `wanted [B, 2]`, and whether there is any."""
+    distance = _distance(points, wanted[:, None]).masked_fill(~is_allowed, torch.inf)
+    index = distance.argmin(1)
+    return points[torch.arange(len(points), device=points.device), index], is_allowed.any(1)
+
+
+def _towards(excess: Excess, inside: Tensor, wanted: Tensor) -> Tensor:
+    """Return the point `[B, 2]` up to which the way from `inside` to `wanted` is found to be allowed."""
+    share, width = torch.zeros_like(inside[:, :1]), 1.0  # how much of the way is open, [B, 1]
+    whole = excess(wanted[:, None]) <= 0  # [B, 1]
+    for _ in range(_BISECTIONS):
+        width /= 2
+        middle = torch.lerp(inside, wanted, share + width)
+        share = torch.where(excess(middle[:, None]) <= 0, share + width, share)
+    return torch.where(whole, wanted, torch.lerp(inside, wanted, share))
+
+
+def _moves(excess: Excess, point: Tensor, wanted: Tensor, size: Tensor) -> Tensor:
+    """Return points `[B, K, 2]` to try after `point [B, 2]`."""
+    offsets = _DIFFERENCE * torch.cat((torch.zeros_like(point[:1]), torch.eye(2, device=point.device)))  # [3, 2]
+    values = excess(point[:, None] + offsets)  # [B, 3]
+    gradient = torch.nan_to_num((values[:, 1:] - values[:, :1]) / _DIFFERENCE)  # [B, 2]
+    square = gradient.square().sum(-1, keepdim=True).clamp(min=1e-12)
+    beyond = values[:, :1] + (gradient * (wanted - point)).sum(-1, keepdim=True)
+    move = wanted - gradient * (beyond.clamp(min=0) / square) - point
+    length = move.norm(dim=-1, keepdim=True)
+    move = move * (size / length.clamp(min=1e-9)).clamp(max=1.0)
+    inwards = -gradient * square.rsqrt() * move.square().sum(-1, keepdim=True)  # [B, 2]
+    lengths, depths = (torch.tensor(shares, device=point.device)[:, None] for shares in (_LENGTHS, _DEPTHS))
+    tried: Tensor = point[:, None] + lengths * move[:, None] + depths * inwards[:, None]
+    return tried
+
+
+def _distance(points: Tensor, wanted: Tensor) -> Tensor:
+    return (points - wanted).square().sum(-1)

@@ -1,0 +1,118 @@
+"""A shield by quantile regression (Koenker & Bassett 1978), calibrated much as by Romano, Patterson & Candes (2019).
+
+The quantiles of the return are learnt, given the state and the horizon. With the central interval [q_lo, q_hi], which
+holds `tau` of the returns,
+
+    score(state, horizon, return) = |return - (q_lo + q_hi) / 2| / ((q_hi - q_lo) / 2 + smoothing)
+
+The horizon is not judged, only what is to be achieved in it: more time than the data ever took is not unsafe in itself,
+and is read as the longest that it took. This is the cheapest shield, and blind to horizons that are impossible in a
+state with any return.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from worldline.batch import Obs
+from worldline.models.shields.base import BaseShield, Scorer, ShieldConfig
+from worldline.nn.layers import MLP, Linear
+from worldline.ops.quantile import pinball_loss, quantile_log_density, rising_quantiles
+from worldline.statistics import ColumnStatistics
+
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {"units": 128, "layers": 3},
+    "base": {"units": 256, "layers": 4},
+}
+_NUM_ANCHORS = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantileShieldConfig(ShieldConfig):
+    """Settings of the quantile shield; the defaults are those of size small."""
+
+    layers: int = 3
+    tau: float = 0.9  # share of the returns within the central interval
+    num_quantiles: int = 17  # K, from one end of that interval to the other
+
+    @staticmethod
+    def bounds() -> dict[str, tuple[float, float]]:
+        """Return the least and greatest value of each setting."""
+        return {"tau": (0.01, 0.999), "num_quantiles": (3, 1 << 10)}
+
+
+class QuantileShield(BaseShield):
+    """Flags returns outside an interval that holds most returns of the same state and horizon."""
+
+    family: ClassVar[str] = "quantile_shield"
+    levels: Tensor
+    horizons: Tensor
+
+    def __init__(self, config: QuantileShieldConfig) -> None:
+        super().__init__(config)
+        outside = (1 - config.tau) / 2
+        self.smoothing = max(config.smoothing, 1e-3)
+        self.register_buffer("levels", torch.linspace(outside, 1 - outside, config.num_quantiles), persistent=False)
+        self.register_buffer("horizons", torch.zeros(2))  # the range of the data, normalised
+        self.net = MLP(self.state_dim + 1, config.units, config.layers)
+        self.head = Linear(config.units, config.num_quantiles)
+
+    def fit(self, statistics: Mapping[str, ColumnStatistics]) -> None:
+        """Take the scale of the data; see `BaseShield.fit`."""
+        super().fit(statistics)
+        column = statistics["commands"]
+        limits = torch.tensor([[column.low[0], 0.0], [column.high[0], 0.0]], device=self.horizons.device)
+        self.horizons.copy_(self.commands(limits)[:, 0])
+
+    def normalized_losses(self, states: Tensor, commands: Tensor) -> Tensor:
+        """Return the pinball loss `[N]`."""
+        return pinball_loss(self._quantiles(states, commands[:, 0]), commands[:, 1], self.levels)
+
+    @torch.no_grad()
+    def quantiles(self, state: Obs, horizon: Tensor) -> Tensor:
+        """Return the quantiles of the return `[B, K]` in states with horizons `[B]`, at `self.levels [K]`."""
+        states, commands = self.normalized_pair(state, torch.stack((horizon, torch.zeros_like(horizon)), 1))
+        return self._quantiles(states, commands[:, 0]) * self.commands.scale[1] + self.commands.shift[1]
+
+    @torch.no_grad()
+    def log_prob(self, state: Obs, command: Tensor) -> Tensor:
+        """Return the log-density of the returns given state and horizon, `[B]` in nats."""
+        states, commands = self.normalized_pair(state, command)
+        density = quantile_log_density(self._quantiles(states, commands[:, 0]), commands[:, 1], self.levels)
+        return density - self.commands.scale[1].log()
+
+    def scorer(self, states: Tensor) -> Scorer:
+        """Return what tells how far returns are from the middle of the central interval, in half widths of it."""
+
+        def score(commands: Tensor) -> Tensor:
+            rows = states.repeat_interleave(commands.shape[1], 0)
+            quantiles = self._quantiles(rows, commands[..., 0].flatten()).unflatten(0, commands.shape[:2])
+            middle, half_width = _interval(quantiles)
+            return (commands[..., 1] - middle).abs() / (half_width + self.smoothing)
+
+        return score
+
+    def anchors(self, states: Tensor, commands: Tensor) -> Tensor:
+        """Return middles of intervals `[B, M, 2]`, at the command's horizon and at some over the range of the data."""
+        shares = torch.linspace(0, 1, _NUM_ANCHORS - 1, device=states.device)
+        spread = torch.lerp(self.horizons[0], self.horizons[1], shares).expand(len(states), -1)
+        horizons = torch.cat((commands[:, :1], spread), 1).clamp(min=self.low[0])  # [B, M]
+        rows = states.repeat_interleave(_NUM_ANCHORS, 0)
+        quantiles = self._quantiles(rows, horizons.flatten()).unflatten(0, horizons.shape)
+        return torch.stack((horizons, _interval(quantiles)[0]), -1)
+
+    def _quantiles(self, states: Tensor, horizons: Tensor) -> Tensor:
+        """Return normalised quantiles `[N, K]` for states `[N, S]` and horizons `[N]`."""
+        within = horizons.clamp(self.horizons[0], self.horizons[1])
+        return rising_quantiles(self.head(self.net(torch.cat((states, within[:, None]), 1))))
+
+
+def _interval(quantiles: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the middle and half the width of the central interval, `[...]` each, of quantiles `[..., K]`."""
+    low, high = quantiles[..., 0], quantiles[..., -1]
+    return (low + high) / 2, (high - low) / 2
