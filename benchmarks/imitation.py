@@ -2,7 +2,7 @@
 
 For each task, demonstrations are recorded once, by the expert under disturbances; each policy is trained on them by one
 `worldline train` command for each seed and run for 200 episodes it has not seen. A run that was stopped goes on where
-it was; one that is finished is only evaluated. Writes results/imitation.json, with Wilson intervals at 95%.
+it was; one that is finished is only evaluated. Writes results/imitation/robot.json, with Wilson intervals at 95%.
 
     python benchmarks/imitation.py                                   # what there is
     python benchmarks/imitation.py reach:bc pick_place:flow_policy   # three seeds of each
@@ -37,7 +37,7 @@ from worldline.episode import Episode
 from worldline.evaluation.rollout import collect_episodes
 from worldline.evaluation.statistics import wilson_interval
 
-RESULTS = Path(__file__).parent / "results" / "imitation.json"
+RESULTS = Path(__file__).parent / "results" / "imitation" / "robot.json"
 NUM_EPISODES, EVAL_SEED, NUM_ENVS = 200, 1_000_000, 50
 
 
@@ -108,7 +108,8 @@ def main() -> int:
             out = options.out / f"{name.replace(':', '-')}-{seed}"
             arguments = command(RUNS[name], data, out, seed)
             train(arguments, out)
-            found = {"command": shlex.join(arguments), "cpu_minutes": minutes(out), **evaluate(task, out)}
+            shown = shlex.join(command(RUNS[name], Path("DEMONSTRATIONS"), Path("OUT"), seed))
+            found = {"command": shown, "cpu_minutes": minutes(out), **evaluate(task, out)}
             write_table(RESULTS, f"{name}-{seed}", found)
             print(f"{name} seed {seed}: {found['success']:.1%}, goal {RUNS[name].goal:.0%}", flush=True)
     return 0
@@ -219,6 +220,7 @@ def write_table(path: Path, name: str, found: dict[str, Any]) -> None:
     table = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     environment = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
     table[name] = {**found, "environment": environment}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n", encoding="utf-8")
 
 

@@ -28,4 +28,5 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     if where is not None:
         scores = scores.masked_fill(~where, float("-inf"))
     weights = scores.softmax(-1).to(value.dtype)  # autocast has made them float32
-    return weights @ value
+    result: Tensor = weights @ value
+    return result
