@@ -70,11 +70,11 @@ TASKS = {
 COMMON = "--schedule cosine --warmup-steps 200 --grad-clip 10 --weight-decay 1e-4 --save-interval 500 --num-threads 1"
 ONE = f"{COMMON} --sequence-length 1 --batch-size 256 --learning-rate 1e-3 --set normalization=standard"
 CHUNKS = f"{COMMON} --sequence-length 16 --batch-size 128"
-DENOISING = f"{CHUNKS} --learning-rate 1e-3 --ema-decay 0.999 --set mlp_units=256 --total-steps 10000"
+DENOISING = f"{CHUNKS} --learning-rate 1e-3 --ema-decay 0.995 --set mlp_units=256 --total-steps 4000"
 RUNS = {
     "reach:bc": Run(model="bc:small", options=f"{ONE} --set loss=squared --total-steps 3000", goal=0.95),
     "pick_place:bc": Run(model="bc:base", options=f"{ONE} --set loss=squared --total-steps 6000", goal=0.8),
-    "pick_place:act": Run(model="act:small", options=f"{CHUNKS} --learning-rate 3e-4 --total-steps 6000", goal=0.8),
+    "pick_place:act": Run(model="act:small", options=f"{CHUNKS} --learning-rate 5e-4 --total-steps 4000", goal=0.8),
     "pick_place:diffusion_policy": Run(model="diffusion_policy:small", options=DENOISING, goal=0.8),
     "pick_place:flow_policy": Run(model="flow_policy:small", options=DENOISING, goal=0.8),
     "language_reach:vla": Run(
