@@ -69,7 +69,7 @@ TASKS = {
 }
 COMMON = "--schedule cosine --warmup-steps 200 --grad-clip 10 --weight-decay 1e-4 --save-interval 500 --num-threads 1"
 ONE = f"{COMMON} --sequence-length 1 --batch-size 256 --learning-rate 1e-3 --set normalization=standard"
-CHUNKS = f"{COMMON} --sequence-length 16 --batch-size 128"
+CHUNKS = f"{COMMON} --sequence-length 16 --batch-size 128 --precision bf16"
 DENOISING = f"{CHUNKS} --learning-rate 1e-3 --ema-decay 0.995 --set mlp_units=256 --total-steps 4000"
 RUNS = {
     "reach:bc": Run(model="bc:small", options=f"{ONE} --set loss=squared --total-steps 3000", goal=0.95),
