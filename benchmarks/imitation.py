@@ -34,8 +34,7 @@ from worldline.envs.robot.experts import Expert
 from worldline.envs.robot.language import LANGUAGE, encode_language
 from worldline.envs.robot.tasks import COLORS, INSTRUCTIONS
 from worldline.episode import Episode
-from worldline.evaluation.rollout import collect_episodes
-from worldline.evaluation.statistics import wilson_interval
+from worldline.evaluation.rollout import collect_episodes, evaluate_policy
 
 RESULTS = Path(__file__).parent / "results" / "imitation" / "robot.json"
 NUM_EPISODES, EVAL_SEED, NUM_ENVS = 200, 1_000_000, 50
@@ -177,20 +176,19 @@ def evaluate(name: str, out: Path) -> dict[str, Any]:
 
 def _success(name: str, policy: Any) -> dict[str, Any]:
     start = time.process_time()
-    episodes = collect_episodes(
+    result = evaluate_policy(
         lambda: make_env(f"robot:{name}", observe=TASKS[name].observe),
         policy,
         num_episodes=NUM_EPISODES,
         seed=EVAL_SEED,
         num_envs=NUM_ENVS,
-        deterministic=True,
     )
-    num_successes = sum(episode.terminated for episode in episodes)
-    low, high = wilson_interval(num_successes, len(episodes))
+    assert result.success_rate is not None
+    assert result.success_interval95 is not None
     return {
-        "success": round(num_successes / len(episodes), 4),
-        "interval95": [round(low, 4), round(high, 4)],
-        "mean_length": round(float(np.mean([len(episode) for episode in episodes])), 1),
+        "success": round(result.success_rate, 4),
+        "interval95": [round(bound, 4) for bound in result.success_interval95],
+        "mean_length": round(float(np.mean(result.lengths)), 1),
         "evaluation_cpu_seconds": round(time.process_time() - start, 1),
     }
 

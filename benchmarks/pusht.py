@@ -103,7 +103,7 @@ def evaluate(out: Path) -> dict[str, Any]:
         lambda: make_env("pusht"), policy, num_episodes=NUM_EPISODES, seed=FIRST_SEED, num_envs=NUM_EPISODES
     )
     scores = np.array([episode.rewards.max() for episode in episodes])
-    num_successes = sum(episode.terminated for episode in episodes)
+    num_successes = sum(episode.meta["success"] for episode in episodes)
     return {
         "score": round(float(scores.mean()), 4),
         "score_interval95": [round(bound, 4) for bound in bootstrap_interval(scores)],
