@@ -24,6 +24,7 @@ PYTHON = {
     "commands.md": 3,
     "data.md": 1,
     "envs.md": 2,
+    "formats.md": 1,
     "imitation.md": 3,
     "models.md": 8,
     "robot.md": 5,
@@ -34,10 +35,8 @@ PYTHON = {
 SHRINK = [
     (r"total_steps=[\d_]+", "total_steps=2, batch_size=2, sequence_length=8"),
     (r"seed_steps=[\d_]+", "seed_steps=20"),
-    (
-        r"(sequence_length=8, batch_size=128|batch_size=512, sequence_length=1)",
-        "log_interval=1",
-    ),  # a keyword is given once
+    # A keyword is given once.
+    (r"(sequence_length=8, batch_size=128|batch_size=512, sequence_length=1)", "log_interval=1"),
 ]
 
 # Appended to every `worldline train`: a model of the size of a test.
@@ -77,7 +76,7 @@ def test_commands_do_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     commands = console_commands(text)
-    assert len(commands) == 16
+    assert len(commands) == 18
     for arguments, shown in commands:
         if arguments[0] in ("demo", "view"):  # have tests of their own
             continue
