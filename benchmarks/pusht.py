@@ -3,7 +3,7 @@
 The data is `pusht_human_lowdim.npz` of 206 demonstrations: `action [N, 2]`, `state [N, 5]`, `keypoint [N, 18]` and
 `episode_ends`. Each policy is trained by one `worldline train` command on nine points of the block and the pusher, and
 run for 100 episodes of at most 300 steps in gym-pusht. A run that was stopped goes on where it was. Writes
-results/pusht.json.
+results/imitation/pusht.json.
 
     python benchmarks/pusht.py --demonstrations pusht_human_lowdim.npz                  # train and evaluate both
     python benchmarks/pusht.py --demonstrations pusht_human_lowdim.npz flow_policy      # one of them
@@ -29,7 +29,7 @@ from worldline.episode import Episode
 from worldline.evaluation.rollout import collect_episodes
 from worldline.evaluation.statistics import bootstrap_interval, wilson_interval
 
-RESULTS = Path(__file__).parent / "results" / "pusht.json"
+RESULTS = Path(__file__).parent / "results" / "imitation" / "pusht.json"
 POLICIES = ("diffusion_policy", "flow_policy")
 OPTIONS = (
     "--sequence-length 16 --batch-size 256 --total-steps 20000 --learning-rate 5e-4 --warmup-steps 500 "
@@ -58,7 +58,8 @@ def main() -> int:
         out = options.out / f"{name}-{options.seed}"
         arguments = command(name, data, out, options.seed)
         train(arguments, out)
-        found = {"command": shlex.join(arguments), "cpu_minutes": minutes(out), **evaluate(out)}
+        shown = shlex.join(command(name, Path("DEMONSTRATIONS"), Path("OUT"), options.seed))
+        found = {"command": shown, "cpu_minutes": minutes(out), **evaluate(out)}
         write_table(RESULTS, f"{name}-{options.seed}", found)
         print(f"{name}: score {found['score']:.3f}, success {found['success']:.0%} of {NUM_EPISODES} episodes")
     return 0
@@ -102,7 +103,7 @@ def evaluate(out: Path) -> dict[str, Any]:
         lambda: make_env("pusht"), policy, num_episodes=NUM_EPISODES, seed=FIRST_SEED, num_envs=NUM_EPISODES
     )
     scores = np.array([episode.rewards.max() for episode in episodes])
-    num_successes = sum(episode.terminated for episode in episodes)
+    num_successes = sum(episode.meta["success"] for episode in episodes)
     return {
         "score": round(float(scores.mean()), 4),
         "score_interval95": [round(bound, 4) for bound in bootstrap_interval(scores)],

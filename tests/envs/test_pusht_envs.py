@@ -40,9 +40,9 @@ def test_points_are_those_of_the_block_the_simulator_has():
 
 def test_points_turn_with_the_block():
     state = np.array([10.0, 20.0, 100.0, 200.0, 0.0])
-    still, turned = keypoints_of(state), keypoints_of([*state, 0, 0, 0, 0, np.pi / 2])
+    still, turned = keypoints_of(state), keypoints_of(state + np.array([0, 0, 0, 0, np.pi / 2]))
     from_block = still[:18].reshape(9, 2) - [100, 200]
-    expected = [*np.stack([-from_block[:, 1], from_block[:, 0]], -1), 100, 200]
+    expected = np.stack([-from_block[:, 1], from_block[:, 0]], -1) + np.array([100, 200])
     assert np.allclose(turned[:18].reshape(9, 2), expected, atol=1e-4)
     assert still[18:].tolist() == turned[18:].tolist() == [10.0, 20.0]
 
@@ -55,13 +55,14 @@ def test_the_reward_is_coverage_and_95_percent_is_the_end():
     place_block(env, *base.goal_pose)
     _, reward, terminated, truncated, info = env.step(np.array([20 / 256 - 1] * 2))
     assert info["coverage"] > 0.99
-    assert (reward, terminated, truncated) == (1.0, True, False)
+    assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
     env.reset(seed=0)
     place_block(env, base.goal_pose[0] + 20, base.goal_pose[1], base.goal_pose[2])
     _, reward, terminated, _, info = env.step(np.array([20 / 256 - 1] * 2))
     assert 0.3 < info["coverage"] < 0.9
     assert reward == pytest.approx(info["coverage"] / 0.95)
     assert not terminated
+    assert not info["success"]
 
 
 def test_actions_are_places_and_300_steps_truncate():

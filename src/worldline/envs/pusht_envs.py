@@ -67,20 +67,30 @@ def make(name: str, *, image_size: tuple[int, int], render_mode: str | None = No
         visualization_height=height,
         visualization_width=width,
     )
-    limited: gym.Env[Any, Any] = gym.wrappers.TimeLimit(env, MAX_STEPS)
-    return limited if name == "state" else PushTKeypoints(limited)
+    return PushT(gym.wrappers.TimeLimit(env, MAX_STEPS), has_keypoints=name != "state")
 
 
-class PushTKeypoints(gym.ObservationWrapper[Array, Any, Any]):
-    """Observes nine points of the block, then the pusher."""
+class PushT(gym.Wrapper[Array, Array, Any, Any]):
+    """Observes nine points of the block, then the pusher, or the state as it is; `info["success"]` is added."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], *, has_keypoints: bool) -> None:
         super().__init__(env)
-        self.observation_space = spaces.Box(-np.inf, np.inf, (OBSERVED["keypoints"],), np.float32)
+        self._has_keypoints = has_keypoints
+        if has_keypoints:
+            self.observation_space = spaces.Box(-np.inf, np.inf, (OBSERVED["keypoints"],), np.float32)
 
-    def observation(self, observation: Array) -> Array:
-        """Return `[20]` for the five numbers of the state."""
-        return keypoints_of(observation)
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode."""
+        state, info = self.env.reset(seed=seed, options=options)
+        return self._observe(state), info
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Move towards a place for a tenth of a second."""
+        state, reward, terminated, truncated, info = self.env.step(action)
+        return self._observe(state), float(reward), bool(terminated), truncated, {**info, "success": bool(terminated)}
+
+    def _observe(self, state: Array) -> Array:
+        return keypoints_of(state) if self._has_keypoints else state
 
 
 def keypoints_of(states: Array) -> Array:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from worldline.ops.attention import attend
 
 _STD = 0.02  # of learnt positions at the beginning
 
@@ -32,8 +33,7 @@ class Attention(nn.Module):
         """Return what `x [B, S, D]` sees in `context [B, C, D]`, where `mask [B, C]` is True: `[B, S, D]`."""
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, S, D / heads]
         key, value = self.key_value(context).unflatten(-1, (2 * self.heads, -1)).transpose(1, 2).chunk(2, 1)
-        where = None if mask is None else mask[:, None, None, :]
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=where)
+        seen = attend(query, key, value, mask)
         result: Tensor = self.output(seen.transpose(1, 2).flatten(2))
         return result
 
