@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from hostile import data_files, flowshield_files, model_files  # each adds its cases
+from hostile import array_files, data_files, flowshield_files, model_files  # each adds its cases
 from hostile.flowshield_files import valid_flowshield, valid_trajectories
 from hostile.making import CASES, MARKER, npz, official
 from hostile.model_files import valid_checkpoint, valid_model, valid_online
@@ -16,6 +16,7 @@ from hostile.model_files import valid_checkpoint, valid_model, valid_online
 __all__ = [
     "CASES",
     "MARKER",
+    "array_files",
     "data_files",
     "flowshield_files",
     "make_all",

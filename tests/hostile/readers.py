@@ -28,6 +28,7 @@ from training.tiny_training import TinyModel, TinySampler, make_config
 from worldline.cli import runs
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
+from worldline.data.dataset import Dataset
 from worldline.data.formats.pickled import read_pickle
 from worldline.errors import WorldlineError
 from worldline.models.tdmpc2 import TDMPC2
@@ -58,6 +59,7 @@ def log(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "buffer": ReplayBuffer.load,
+    "dataset": Dataset,
     "official": TDMPC2.from_official,
     "trajectories": TrajectoryDataset,
     "pickle": read_pickle,

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numcodecs import blosc
 
+from hostile.array_files import columns, hdf5, zarr
 from hostile.corpus import (
     CASES,
     MARKER,
@@ -51,7 +53,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], d
     valid_model(good / "model")
     valid_online(good / "online")
     (good / "metrics.jsonl").write_text('{"step": 1}\n')
+    (good / "data.h5").write_bytes(hdf5())
+    zarr(good / "data.zarr")
+    zarr(good / "blosc.zarr", compressor={"id": "blosc"}, chunk=blosc.compress(bytes(72), b"lz4", 5))
+    columns(good / "columns")
     benign = [
+        ("buffer", "data.h5"),
+        ("buffer", "data.zarr"),
+        ("buffer", "blosc.zarr"),
+        ("dataset", "columns"),
         ("buffer", "replay.npz"),
         ("official", "official.pt"),
         ("checkpoint", "checkpoints"),

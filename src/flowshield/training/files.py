@@ -24,9 +24,9 @@ import numpy as np
 
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.encode import infer_action_sizes
-from worldline.data.formats import npz
 from worldline.data.formats.archive import Archive
 from worldline.data.formats.pickled import read_pickle
+from worldline.data.formats.recording import check_size
 from worldline.episode import Array, Episode, numeric_array
 from worldline.errors import DataError, FileError
 from worldline.files import regular_size
@@ -69,10 +69,7 @@ def _flat_arrays(file: Path) -> dict[str, Array] | None:
             raise FileError(f"{file} has states, but lacks {', '.join(missing)}. {_EXPECTED}")
         wanted = [*_COLUMNS, *(name for name in ("next_states",) if name in archive.keys)]
         members = {name: archive.member(name) for name in wanted}
-        total, limit = sum(member.num_bytes for member in members.values()), npz.FREE_BYTES
-        limit = max(limit, npz.MAX_RATIO * archive.size)
-        if total > limit:
-            raise FileError(f"{file} has {archive.size:,} bytes, but its arrays would take {total:,}. {_EXPECTED}")
+        check_size(file, sum(member.num_bytes for member in members.values()), archive.size, None)
         return {name: archive.read(member) for name, member in members.items()}
 
 

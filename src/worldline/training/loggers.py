@@ -10,6 +10,7 @@ import sqlite3
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from worldline.episode import Array
@@ -153,15 +154,21 @@ class WandbWriter:
         self._run = run
 
     @classmethod
-    def start(cls, config: Mapping[str, Any], directory: Path | None) -> WandbWriter | None:
-        """Start a run, or warn and return None where that cannot be: not installed, not logged in, no network."""
+    def start(
+        cls, config: Mapping[str, Any], directory: Path | None, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> WandbWriter | None:
+        """Start a run, or warn and return None where that cannot be: not installed, not logged in, no network.
+
+        `options` are further arguments of `wandb.init`.
+        """
         try:
             import wandb
         except ImportError:
             _warn_of_missing("wandb")
             return None
         try:
-            return cls(wandb.init(config=dict(config), dir=None if directory is None else str(directory)))
+            where = None if directory is None else str(directory)
+            return cls(wandb.init(**{"config": dict(config), "dir": where, **options}))
         except wandb.errors.Error as error:
             warnings.warn(f"Weights & Biases could not start, logging goes on without it: {error}", stacklevel=2)
             return None
