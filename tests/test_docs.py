@@ -23,6 +23,7 @@ PYTHON = {
     "cluster.md": 1,
     "data.md": 1,
     "envs.md": 2,
+    "flowshield.md": 2,
     "imitation.md": 3,
     "models.md": 8,
     "tdmpc2.md": 3,
@@ -32,6 +33,8 @@ PYTHON = {
 SHRINK = [
     (r"total_steps=[\d_]+", "total_steps=2, batch_size=2, sequence_length=8"),
     (r"seed_steps=[\d_]+", "seed_steps=20"),
+    (r"n_epochs\": \d+", 'n_epochs": 1'),
+    (r"n_episodes=20\b", "n_episodes=1"),
 ]
 SHRINK_STEPS = [(r"total_steps=[\d_]+", "total_steps=2")]
 
