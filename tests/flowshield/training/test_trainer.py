@@ -128,6 +128,25 @@ def test_data_of_another_environment(tmp_path: Path):
         trainer.train(dataset())
 
 
+def test_data_of_no_environment_in_particular(tmp_path: Path):
+    without = settings(tmp_path)
+    del without["env"]
+    assert Trainer(without).train_udrl(dataset(5)).config.obs_shape == (4,)
+    with pytest.raises(ConfigError, match=r"got a ReplayBuffer. .*TrajectoryDataset.from_buffer"):
+        Trainer(without).train_udrl(dataset(5).buffer)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="n_epochs must be at least 1"):
+        Trainer(without).train_udrl(dataset(5), n_epochs=0)
+
+
+def test_a_shield_of_other_episodes_is_another_run(tmp_path: Path):
+    """Else it would be calibrated with episodes that it was trained on."""
+    held_out = settings(tmp_path)
+    Trainer(held_out).train_shield(dataset())
+    held_out["shield"] = {**held_out["shield"], "held_out": 0.5}
+    with pytest.warns(UserWarning, match="holds a run with other settings or data"):
+        Trainer(held_out).train_shield(dataset())
+
+
 def test_cuda_falls_back(tmp_path: Path):
     if torch.cuda.is_available():
         pytest.skip("There is CUDA here.")
