@@ -2,9 +2,9 @@
 
 One core. Both train the same network on batches of 256 rows drawn from the same 200,000, with AdamW, clipping and a
 cosine schedule. The plain loop is what people write: a data set that returns (state, command, action) of one row, a
-shuffling DataLoader, and torch's modules; it starts with commands that are computed already. The cases alternate, round
-after round; microseconds are of CPU time, and the median of the rounds counts. `ratio` is to the plain loop of the same
-size, `limit` what ours must stay below. Prints one JSON object.
+shuffling DataLoader, and torch's modules; it starts with commands that are computed already. The last rows are batches
+alone, without a network. The cases alternate, round after round; microseconds are of CPU time, and the median of the
+rounds counts. `ratio` is to the plain loop of the same size, `limit` what ours must stay below. Prints one JSON object.
 
     python benchmarks/bench_udrl.py
 """
@@ -18,7 +18,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from worldline.batch import WindowSpec
 from worldline.create import create_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.commands import compute_hindsight_commands
@@ -109,7 +110,12 @@ def main() -> None:
     cases: dict[str, Callable[[], float]] = {}
     for size in ("small", "base"):
         cases[f"{size}: plain loop over a DataLoader"] = plain(rows, size)
-        cases[f"{size}: worldline"] = ours(buffer, size)
+        cases[f"{size}: worldline"] = ours(buffer, size, "fp32")
+        cases[f"{size}: worldline, bf16"] = ours(buffer, size, "bf16")
+    cases["batches: plain loop over a DataLoader"] = repeated(forever(loader_of(rows)).__next__)
+    cases["batches: worldline"] = repeated(
+        lambda: buffer.sample(BATCH, 1, windows=WindowSpec(pad_end=True, commands=True))
+    )
     times: dict[str, list[float]] = {name: [] for name in cases}
     for round_number in range(ROUNDS + 1):
         for name, run in cases.items():
@@ -147,8 +153,7 @@ def plain(rows: Rows, size: str) -> Callable[[], float]:
     model = PlainNet(rows, **SIZES[size])
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS * (ROUNDS + 1))
-    loader = DataLoader(rows, batch_size=BATCH, shuffle=True, drop_last=True)
-    batches = forever(loader)
+    batches = forever(loader_of(rows))
 
     def run() -> float:
         started = time.process_time()
@@ -165,13 +170,30 @@ def plain(rows: Rows, size: str) -> Callable[[], float]:
     return run
 
 
+def repeated(function: Callable[[], object]) -> Callable[[], float]:
+    """Return a run that calls `function`."""
+
+    def run() -> float:
+        started = time.process_time()
+        for _ in range(STEPS):
+            function()
+        return time.process_time() - started
+
+    return run
+
+
+def loader_of(rows: Rows) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    """Return the loader that people write."""
+    return DataLoader(rows, batch_size=BATCH, shuffle=True, drop_last=True)
+
+
 def forever(loader: DataLoader[tuple[Tensor, Tensor, Tensor]]) -> Iterator[Any]:
     """Yield batches, epoch after epoch."""
     while True:
         yield from loader
 
 
-def ours(buffer: ReplayBuffer, size: str) -> Callable[[], float]:
+def ours(buffer: ReplayBuffer, size: str, precision: Literal["fp32", "bf16"]) -> Callable[[], float]:
     """Return a run of our trainer."""
 
     def run() -> float:
@@ -185,6 +207,7 @@ def ours(buffer: ReplayBuffer, size: str) -> Callable[[], float]:
             schedule="cosine",
             grad_clip=10.0,
             device="cpu",
+            precision=precision,
         )
         clock = Clock()
         Trainer(model, config, callbacks=[clock]).train(buffer)

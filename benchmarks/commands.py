@@ -29,8 +29,8 @@ import torch
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.make import make_env
-from worldline.evaluation.metrics import t_interval95
 from worldline.evaluation.rollout import evaluate_policy
+from worldline.evaluation.statistics import mean_interval95
 from worldline.models.commanded import CommandedPolicy
 from worldline.report.svg import LineChart, Series, line_chart
 
@@ -202,7 +202,7 @@ def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
             {
                 **{key: item[key] for key in ("steps", "return")},
                 "obtained_return": float(np.mean(item["returns"])),
-                "interval95": list(t_interval95(item["returns"])),
+                "interval95": list(mean_interval95(item["returns"])),
                 "obtained_steps": float(np.mean(item["lengths"])),
             }
             for item in measured

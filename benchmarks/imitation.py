@@ -184,7 +184,7 @@ def _success(name: str, policy: Any) -> dict[str, Any]:
         num_envs=NUM_ENVS,
         deterministic=True,
     )
-    num_successes = sum(episode.terminated for episode in episodes)
+    num_successes = sum(episode.meta["success"] for episode in episodes)
     low, high = wilson_interval(num_successes, len(episodes))
     return {
         "success": round(num_successes / len(episodes), 4),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldline.seeding import continuing, isolated, rng_state, seed_everything, set_rng_state
+from worldline.seeding import continuing, isolated, repeatable, rng_state, seed_everything, set_rng_state
 
 
 class FakeCuda:
@@ -175,3 +175,22 @@ def test_a_stream_of_its_own_goes_on_between_other_draws() -> None:
             drawn.append(torch.rand(2))
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(torch.cat(drawn), expected)
+
+
+def test_code_of_others_is_repeatable_and_leaves_no_trace():
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    seed_everything(1)
+    expected = draw()
+    seed_everything(1)
+    random_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    drawn = []
+    for seed in (5, 5, 6):
+        with repeatable(seed):
+            drawn.append(draw())
+    assert drawn[0] == drawn[1]
+    assert not set(drawn[0]) & set(drawn[2])
+    assert random.getstate() == random_state
+    assert np.array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002
+    assert torch.rand(()) == expected[2]

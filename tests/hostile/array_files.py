@@ -329,3 +329,98 @@ def _(path: Path) -> None:
 def _(path: Path) -> None:
     columns(path)
     (path / "meta.jsonl").write_text("[" * 100_000)
+
+
+def lerobot(path: Path, content: Callable[[], bytes] | None = None, **info: Any) -> None:
+    """Make a folder of LeRobot with one table, changed."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    (path / "meta").mkdir(parents=True)
+    (path / "data" / "chunk-000").mkdir(parents=True)
+    features = {"observation.state": {"dtype": "float32"}, "action": {"dtype": "float32"}}
+    described = {"codebase_version": "v3.0", "features": features, **info}
+    (path / "meta" / "info.json").write_text(json.dumps(described))
+    rows = pa.array([[0.0, 1.0]] * STEPS)
+    file = path / "data" / "chunk-000" / "file-000.parquet"
+    table = pa.table({"observation.state": rows, "action": rows, "episode_index": [0] * STEPS})
+    parquet.write_table(table, file)
+    if content is not None:
+        file.write_bytes(content())
+
+
+def parquet_of(**columns: Any) -> Callable[[], bytes]:
+    def content() -> bytes:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        rows = pa.array([[0.0, 1.0]] * STEPS)
+        valid = {"observation.state": rows, "action": rows, "episode_index": pa.array([0] * STEPS)}
+        stream = io.BytesIO()
+        parquet.write_table(pa.table({name: value() for name, value in columns.items()} or valid), stream)
+        return stream.getvalue()
+
+    return content
+
+
+def repeated(count: int) -> Callable[[], Any]:
+    """Return a column of one number, which takes a few bytes however long it is."""
+
+    def column() -> Any:
+        import pyarrow as pa
+
+        return pa.repeat(pa.scalar(0.0), count)
+
+    return column
+
+
+def texts(value: Any) -> Callable[[], Any]:
+    def column() -> Any:
+        import pyarrow as pa
+
+        return pa.array([value] * STEPS)
+
+    return column
+
+
+LONG = 20 << 20
+TABLES: dict[str, dict[str, Any]] = {
+    "parquet of noise": {"content": lambda: b"PAR1" + bytes(range(256)) * 8 + b"PAR1"},
+    "parquet cut in half": {"content": lambda: parquet_of()()[: len(parquet_of()()) // 2]},
+    "parquet with a footer of 2 GB": {"content": lambda: parquet_of()()[:-8] + struct.pack("<I", 2 << 30) + b"PAR1"},
+    "parquet with a broken footer": {
+        "content": lambda: (whole := parquet_of()())[:-300] + b"\xff" * 200 + whole[-100:]
+    },
+    "parquet without actions": {"content": parquet_of(**{"observation.state": texts(0.0), "episode_index": texts(0)})},
+    "parquet of text": {
+        "content": parquet_of(**{"observation.state": texts("rm"), "action": texts(0.0), "episode_index": texts(0)})
+    },
+    "parquet of ragged rows": {
+        "content": parquet_of(
+            **{"observation.state": texts([1.0]), "action": texts([[1.0], [2.0, 3.0]]), "episode_index": texts(0)}
+        )
+    },
+    "parquet with holes": {
+        "content": parquet_of(**{"observation.state": texts(None), "action": texts(0.0), "episode_index": texts(0)})
+    },
+    "parquet of 20 million rows in a few bytes": {
+        "content": lambda: parquet_of(
+            **dict.fromkeys(("observation.state", "action", "episode_index"), repeated(LONG))
+        )()
+    },
+    "lerobot of the future": {"codebase_version": "v9.0"},
+    "lerobot without features": {"features": None},
+    "lerobot with features of numbers": {"features": {"observation.state": 3}},
+    "lerobot with a path as a key": {"features": {"observation.../../etc/passwd": {"dtype": "float32"}}},
+    "lerobot with a long header": {"comment": "x" * (17 << 20)},
+}
+for name, changes in TABLES.items():
+    case(name, READER)(lambda path, changes=changes: lerobot(path, **changes))  # type: ignore[misc]
+
+
+@case("lerobot with a link to elsewhere", READER)
+def _(path: Path) -> None:
+    lerobot(path)
+    file = path / "data" / "chunk-000" / "file-000.parquet"
+    file.unlink()
+    file.symlink_to(OUTSIDE)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from numcodecs import blosc
 
-from hostile.array_files import columns, hdf5, zarr
+from hostile.array_files import columns, hdf5, lerobot, zarr
 from hostile.corpus import (
     CASES,
     MARKER,
@@ -57,10 +57,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], d
     zarr(good / "data.zarr")
     zarr(good / "blosc.zarr", compressor={"id": "blosc"}, chunk=blosc.compress(bytes(72), b"lz4", 5))
     columns(good / "columns")
+    lerobot(good / "lerobot")
     benign = [
         ("buffer", "data.h5"),
         ("buffer", "data.zarr"),
         ("buffer", "blosc.zarr"),
+        ("buffer", "lerobot"),
         ("dataset", "columns"),
         ("buffer", "replay.npz"),
         ("official", "official.pt"),

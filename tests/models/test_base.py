@@ -268,6 +268,16 @@ def test_an_outline_takes_no_memory_and_a_bounded_time():
         build_outline(lambda: Tiny(many), num_tensors=15)
 
 
+def test_a_model_that_is_given_up_leaves_gradients_on():
+    def build() -> Any:
+        with torch.no_grad():  # as initialisers do
+            return [torch.zeros(1) for _ in range(10_000)]
+
+    with pytest.raises(DataError, match="far more parameters"):
+        build_outline(build, num_tensors=2)
+    assert torch.is_grad_enabled()
+
+
 def test_an_outline_leaves_other_threads_alone():
     """They build real models meanwhile, of any size."""
     inside, built = threading.Event(), threading.Event()

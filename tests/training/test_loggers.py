@@ -238,7 +238,7 @@ def test_wandb_gets_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
         config = types.SimpleNamespace(update=lambda config, allow_val_change: calls.append(config))
 
-    monkeypatch.setattr(wandb, "init", lambda config, dir: calls.append((config, dir)) or Run())  # noqa: A006
+    monkeypatch.setattr(wandb, "init", lambda **options: calls.append(options) or Run())
     writer = WandbWriter.start({"seed": 1}, tmp_path)
     assert writer is not None
     writer.write(3, {"loss": 0.5})
@@ -247,7 +247,10 @@ def test_wandb_gets_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     writer.close()
     step, logged = calls.pop(2)  # type: ignore[misc]
     assert (step, sum(logged["weights"].histogram)) == (4, 3)
-    assert calls == [({"seed": 1}, str(tmp_path)), (3, {"loss": 0.5}), {"seed": 2}, "finished"]
+    assert calls == [{"config": {"seed": 1}, "dir": str(tmp_path)}, (3, {"loss": 0.5}), {"seed": 2}, "finished"]
+    calls.clear()
+    WandbWriter.start({"seed": 1}, None, {"project": "arm", "name": None})
+    assert calls == [{"config": {"seed": 1}, "dir": None, "project": "arm", "name": None}]
 
 
 class FullDisk:

@@ -26,7 +26,7 @@ from training.tiny_training import (
 )
 from worldline.errors import ConfigError, DataError, NonFiniteError
 from worldline.training import Callback, CheckpointCallback, EarlyStoppingCallback, Trainer, train
-from worldline.training.checkpoint import load_checkpoint, save_checkpoint
+from worldline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 class LossCurve(Callback):
@@ -134,6 +134,22 @@ def test_a_resumed_run_ends_bit_equal(tmp_path: Path, group: dict[str, object]) 
     files = [tmp_path / run / "step_00000020" for run in "ab"]
     for name in ("optimizer.safetensors", "rng.safetensors", "state.json"):
         assert (files[0] / name).read_bytes() == (files[1] / name).read_bytes()
+
+
+def test_a_checkpoint_may_come_from_a_function(tmp_path: Path) -> None:
+    trainer = Trainer(TinyModel(), make_config(), [CheckpointCallback(tmp_path, save_interval=7)])
+    trainer.train(TinySampler(), num_steps=7)
+    given: list[nn.Module] = []
+
+    def read(model: nn.Module) -> Checkpoint:
+        given.append(model)
+        return load_checkpoint(tmp_path, model)
+
+    resumed = Trainer(TinyModel(seed=99), make_config())
+    resumed.train(TinySampler(), num_steps=0, resume_from=read)
+    assert given == [resumed.model]
+    assert resumed.step == 7
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True))
 
 
 def test_resuming_restores_the_steps_that_a_sampler_draws(tmp_path: Path) -> None:

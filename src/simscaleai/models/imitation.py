@@ -168,10 +168,13 @@ class ImitationModel(nn.Module):
         for name, shape in self.obs_shapes.items():
             if name == STATE:
                 found[name] = self._state(named, shape[0], leading=leading, device=device)
-            elif name == LANGUAGE:
-                found[name] = _text(named, shape[0], device=device)
-            else:
+            elif name != LANGUAGE:
                 found[name] = _image(named, name, shape, device=device)
+        if LANGUAGE in self.obs_shapes:
+            text = _text(named, self.obs_shapes[LANGUAGE][0], device=device)
+            if text.ndim == leading:  # one for all steps of a window
+                text = text[:, None].expand(-1, next(iter(found.values())).shape[1], -1)
+            found[LANGUAGE] = text
         return found
 
     def _is_in_state(self, name: str) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worldline.batch import Batch
+from worldline.device import move
 from worldline.errors import DataError
 
 _TEXT = "~2"  # the end of the name of a text; in keys "~" and "/" are written "~0" and "~1"
@@ -24,7 +25,7 @@ def carry(samples: object, device: torch.device, *, are_real: bool = True) -> Ba
 
     Args:
         samples: A dict of tensors `[B, ...]`, lists of B texts, and dicts of them.
-        device: Where tensors shall be. Pinned ones are not waited for.
+        device: Where tensors shall be. Copies to CUDA go through pinned memory and are not waited for.
         are_real: False lets them weigh nothing among the samples of other processes.
 
     Raises:
@@ -39,10 +40,7 @@ def carry(samples: object, device: torch.device, *, are_real: bool = True) -> Ba
     sizes = {name: len(tensor) if tensor.ndim else -1 for name, tensor in named.items()}
     if len(set(sizes.values())) != 1 or -1 in sizes.values():
         raise DataError(f"All entries of a batch need one row per sample; got rows {_readable(sizes)}.")
-    moved = {
-        name: tensor if name.endswith(_TEXT) else tensor.to(device, non_blocking=tensor.is_pinned())
-        for name, tensor in named.items()
-    }
+    moved = {name: tensor if name.endswith(_TEXT) else _moved(tensor, device) for name, tensor in named.items()}
     nothing = torch.zeros(len(next(iter(named.values()))), 1, device=device)  # [B, 1]
     mask = torch.full_like(nothing, are_real, dtype=torch.bool)
     return Batch(
@@ -90,6 +88,10 @@ def _flatten(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
         raise DataError(
             f"{_readable(name)} of a batch is a {type(value).__name__}; expected a tensor, a list of texts, or a dict."
         )
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return move(tensor, device) if tensor.device.type == "cpu" else tensor.to(device)
 
 
 def _encode(texts: list[str] | tuple[str, ...]) -> Tensor:

@@ -18,7 +18,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -155,7 +155,7 @@ def load_document(path: Path, model: nn.Module | None = None) -> dict[str, Any]:
     return document
 
 
-_MISTAKES = (ValueError, TypeError, LookupError, AttributeError, EOFError)
+_MISTAKES = (ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError)
 
 
 def _check_size(path: Path, size: int, model: nn.Module) -> None:
@@ -177,7 +177,7 @@ def _checked(path: Path, document: Mapping[str, Any], model: Adapter, settings: 
             raise ValueError("step is no number of steps")
         schedule = document["scheduler_state_dict"]
         weights = {f"{_PREFIX}{name}": tensor for name, tensor in document["model_state_dict"].items()}
-        if not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        if not all(map(_is_plain, weights.values())):
             raise ValueError("model_state_dict holds more than tensors")
         where = f"{path} was made with another model: its weights"
         check_tensors(model, weights, where=where, remedy="Build the model with the same settings.")
@@ -243,6 +243,8 @@ def _flat_moments(saved: Mapping[str, Any], model: Adapter) -> dict[str, Tensor]
     for name, param in trained.items():
         for kind in _MOMENTS:
             moment = state[name].get(kind)
+            if moment is not None and not _is_plain(moment):
+                raise ValueError(f"{kind} of {name} is no tensor")
             tensors[f"{kind}/{name}"] = torch.zeros(param.shape) if moment is None else moment.detach()
     steps = [int(entry["step"]) for entry in state.values() if "step" in entry]
     return tensors | {"num_updates/all": torch.tensor(max(steps, default=0))}
@@ -271,10 +273,11 @@ def _generators(saved: Any) -> dict[str, Tensor]:
     """Return the states of torch's generators; a file of others has none, and those of the present seed go on."""
     if saved is None:
         return {"cpu": torch.get_rng_state()}
-    if len(saved) > _MAX_STATES or not all(isinstance(state, Tensor) for state in _values(saved)):
+    if len(saved) > _MAX_STATES or not all(map(_is_plain, saved.values())):
         raise ValueError("generators are no states of generators")
     return dict(saved)
 
 
-def _values(saved: Mapping[str, Any]) -> Sequence[Any]:
-    return list(saved.values())
+def _is_plain(value: object) -> bool:
+    """Return whether it is a tensor that has its numbers in memory, one by one."""
+    return isinstance(value, Tensor) and value.device.type == "cpu" and value.layout == torch.strided

@@ -32,7 +32,11 @@ __all__ = ["TrainConfig", "Trainer"]
 
 _LOGS = "logs"
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_LOG_NAMES = {"learning_rate": "train/lr"}
+_LOG_NAMES = {
+    "learning_rate": "train/lr",
+    "rows_per_second": "train/samples_per_second",
+    "train_seconds": "train/seconds",
+}
 
 
 class Trainer:

@@ -51,7 +51,7 @@ class EvalOptions:
     """Options of `worldline eval`."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The folder of a run (its final model is taken, or else its newest checkpoint) or of a saved model, or random."""
+    """The folder of a run (its final model, or else its newest checkpoint) or of a saved model; random; or expert."""
     env: str
     """An environment, such as CartPole-v1 or dmc:walker-walk."""
     env_settings: EnvSettings = ()

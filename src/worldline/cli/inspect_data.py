@@ -40,6 +40,8 @@ def summary_rows(path: Path, name: str, recording: Recording, found: Summary) ->
         rows.append(("instructions", f"{len(found.languages):,} different, {sum(found.languages.values()):,} episodes"))
     if found.num_orphan_rows:
         rows.append(("orphan rows", f"{found.num_orphan_rows:,} that belong to no episode, left out"))
+    if recording.left_out:
+        rows.append(("not read", ", ".join(recording.left_out)))
     if bad := sum(column.num_not_finite for column in found.columns.values()):
         rows.append(("not finite", f"{bad:,} numbers are NaN or infinite: training refuses this data"))
     return rows

@@ -52,7 +52,8 @@ def step_progress(label: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield on_progress
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def describe_duration(seconds: float) -> str:

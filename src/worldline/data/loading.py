@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from worldline.data.column_writer import write_columns
 from worldline.data.columns import is_columns
 from worldline.data.dataset import Dataset
+from worldline.data.encode import settle_obs_dtype
 from worldline.data.formats.catalog import FORMATS, format_to_write, module_of, read_recording
 from worldline.data.rows import RowEncoder
-from worldline.data.shapes import named_shapes
 from worldline.errors import FileError
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ OnEpisodes = Callable[[int, int], None]  # is told how many episodes have been r
 
 
 def stored_bytes(recording: Recording) -> int:
-    """Return at most how much memory the episodes of a file take in a buffer, within a factor of two."""
-    numbers = sum(math.prod(shape) for shape in named_shapes(recording.spec.obs_shape).values())
-    is_small = recording.obs_dtype is None and all(
-        len(shape) >= 2 for shape in named_shapes(recording.spec.obs_shape).values()
-    )
-    return recording.num_steps * (numbers * (1 if is_small else 4) + 4 * recording.spec.action_dim + 8)
+    """Return how much memory the steps of a file take in a buffer; its first block is read to see the dtypes."""
+    is_settled = recording.obs_dtype is not None  # the file's dtypes are those that it was written from
+    row_bytes = 4 * recording.spec.action_dim + 8
+    for column in next(recording.blocks()).obs.values():
+        dtype = column.dtype if is_settled else settle_obs_dtype(column.dtype, column.ndim)
+        row_bytes += math.prod(column.shape[1:]) * dtype.itemsize
+    return recording.num_steps * row_bytes
 
 
 def mapped_folder(path: Path, import_to: Path, *, on_episodes: OnEpisodes | None = None) -> Path | None:

@@ -210,7 +210,7 @@ class _Bounded(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         self._calls_left -= 1
-        if self._calls_left < 0:
+        if self._calls_left == -1:  # once: on the way out, `no_grad` has to put the gradients' mode back through here
             raise DataError(f"far more parameters than the {self._num_tensors} tensors that were saved")
         return func(*args, **(kwargs or {}))
 

@@ -261,3 +261,83 @@ def test_the_suffix_says_what_is_written() -> None:
     for path, name, message in (("a.csv", None, "suffix"), ("a", "minari", "not written"), ("a", "hdf", "'hdf5'")):
         with pytest.raises(ConfigError, match=message):
             format_to_write(Path(path), name)
+
+
+def lerobot(path: Path, version: str, *, features: Any = None, discrete: bool = False) -> Path:
+    """Write two episodes of three and two frames, as one file each or as one for both."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    frames = 5
+    table = {
+        "observation.state": pa.FixedSizeListArray.from_arrays(np.repeat(np.arange(5.0), 2).astype(np.float32), 2),
+        "observation.force": pa.array([[[float(t)], [0.0]] for t in range(frames)]),  # lists in lists
+        "action": pa.array([0, 2, 1, 0, 1]) if discrete else pa.array([[t, 1.0, 2.0] for t in range(frames)]),
+        "next.reward": pa.array(np.arange(frames, dtype=np.float32)),
+        "next.done": pa.array([False, False, True, False, True]),
+        "episode_index": pa.array([0, 0, 0, 1, 1]),
+        "task_index": pa.array([1, 1, 1, 0, 0]),
+    }
+    kinds = {name: {"dtype": "float32"} for name in table} | {"observation.images.top": {"dtype": "video"}}
+    data, meta = path / "data" / "chunk-000", path / "meta"
+    data.mkdir(parents=True)
+    meta.mkdir()
+    (meta / "info.json").write_text(json.dumps({"codebase_version": version, "features": features or kinds}))
+    whole = pa.table(table)
+    if version == "v3.0":
+        parquet.write_table(whole, data / "file-000.parquet", row_group_size=2)
+        parquet.write_table(
+            pa.table({"task_index": [0, 1], "__index_level_0__": ["sort", "stack"]}), meta / "tasks.parquet"
+        )
+    else:
+        parquet.write_table(whole.slice(0, 3), data / "episode_000000.parquet")
+        parquet.write_table(whole.slice(3), data / "episode_000001.parquet")
+        lines = [json.dumps({"task_index": index, "task": task}) for index, task in enumerate(("sort", "stack"))]
+        (meta / "tasks.jsonl").write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_lerobot(tmp_path: Path, version: str) -> None:
+    path = lerobot(tmp_path / "pusht", version)
+    assert detect_format(path) == "lerobot"
+    with read_recording(path) as recording:
+        assert (recording.num_episodes, recording.num_steps) == (2, 5)
+        assert recording.left_out == ("observation.images.top",)
+    buffer = ReplayBuffer.load(path)
+    assert buffer.spec.obs_shape == {"state": (2,), "force": (2, 1)}
+    first, second = buffer.episodes()
+    assert isinstance(first.obs, dict)
+    assert first.obs["state"].tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert first.obs["force"][:, 0, 0].tolist() == [0, 1, 2]
+    assert second.actions[:, 0].tolist() == [3, 4]
+    assert second.rewards.tolist() == [3, 4]
+    assert (dict(first.meta), dict(second.meta)) == ({"language": "stack"}, {"language": "sort"})
+    assert (first.terminated, first.truncated, first.final_obs) == (False, True, None)
+
+
+def test_lerobot_with_discrete_actions(tmp_path: Path) -> None:
+    assert ReplayBuffer.load(lerobot(tmp_path / "a", "v2.1", discrete=True)).spec.action_sizes == (3,)
+
+
+@pytest.mark.parametrize("name", ["data/chunk-000/episode_000001.parquet", "meta/info.json", "meta/tasks.jsonl"])
+def test_a_damaged_file_of_lerobot_is_named(tmp_path: Path, name: str) -> None:
+    path = lerobot(tmp_path / "a", "v2.1")
+    content = (path / name).read_bytes()
+    (path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(FileError, match=Path(name).name):
+        ReplayBuffer.load(path)
+
+
+def test_a_link_out_of_a_folder_of_lerobot_is_not_followed(tmp_path: Path) -> None:
+    path = lerobot(tmp_path / "a", "v2.1")
+    file = path / "data" / "chunk-000" / "episode_000001.parquet"
+    file.rename(tmp_path / "elsewhere.parquet")
+    file.symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(FileError, match="leads elsewhere"):
+        ReplayBuffer.load(path)
+
+
+def test_another_version_of_lerobot_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"v2\.1 or v3\.0"):
+        ReplayBuffer.load(lerobot(tmp_path / "a", "v1.6"))

@@ -122,3 +122,16 @@ def test_balls_lie_apart():
         places = env._data.mocap_pos
         apart = np.linalg.norm(places[:, None] - places[None], axis=-1)[~np.eye(4, dtype=bool)]
         assert apart.min() > 0.12
+
+
+def test_visiting_balls_in_turn_is_no_way_around_the_instruction():
+    env, task, arm = make_task("language_reach")
+    for _ in range(10):
+        env.step(HOLD)
+    wrong = (task._chosen + 1) % 4
+    env._data.mocap_pos[wrong] = arm.tool_pos
+    steps = [env.step(HOLD) for _ in range(HOLD_STEPS)]
+    assert [step[2:4] for step in steps] == [(False, False)] * (HOLD_STEPS - 1) + [(True, False)]
+    assert not steps[-1][4]["success"]
+    num_left = 100 - 10 - HOLD_STEPS
+    assert steps[-1][1] == pytest.approx(steps[-2][1] - num_left, abs=0.01)

@@ -14,7 +14,7 @@ from worldline.errors import ConfigError
 
 SPEC = DataSpec(obs_shape=(2,), action_dim=1, action_type="continuous", action_sizes=())
 DISCRETE = DataSpec(obs_shape=(2,), action_dim=3, action_type="discrete", action_sizes=(3,))
-OFF = {name: Setting(best=0.0, low=0.0, high=0.0) for name in ("random", "delay")}
+OFF = {name: Setting(best=0.0, low=0.0, high=0.0) for name in ("random", "delay", "change")}
 
 
 def echo(obs: Tensor, settings: Mapping[str, Tensor]) -> Tensor:
@@ -51,6 +51,15 @@ def test_settings_are_drawn_from_their_range():
     assert 4.5 < gains.max() <= 5.0
     best = act(ScriptedPolicy(echo, settings, SPEC, worst=0.0), [[1.0] * 4000], first)
     assert (best == 2.0).all()
+
+
+def test_settings_may_change_on_the_way():
+    torch.manual_seed(0)
+    settings = {"gain": Setting(best=0.0, low=0.0, high=1.0, share=1.0), **OFF}
+    settings["change"] = Setting(best=0.25, low=0.0, high=0.0)
+    actions = act(ScriptedPolicy(echo, settings, SPEC), [[1.0] * 200] * 51, [[True] * 200] + [[False] * 200] * 50)
+    changes = (actions[1:] != actions[:-1]).float()
+    assert float(changes.mean()) == pytest.approx(0.25, abs=0.02)  # of 10,000 steps
 
 
 def test_delayed_actions_are_those_decided_on_before():

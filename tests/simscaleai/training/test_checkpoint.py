@@ -222,7 +222,7 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-@pytest.mark.parametrize("change", ["bomb", "keys", "step", "moments", "generators", "list"])
+@pytest.mark.parametrize("change", ["bomb", "keys", "step", "moments", "meta", "sparse", "count", "generators", "list"])
 def test_files_with_other_content_are_refused(saved: Path, change: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(saved.parent)
     document: Any = torch.load(saved, weights_only=True)
@@ -234,6 +234,12 @@ def test_files_with_other_content_are_refused(saved: Path, change: str, monkeypa
         document["step"] = "five"
     elif change == "moments":
         document["optimizer_state_dict"]["state"][0]["exp_avg"] = torch.zeros(5)
+    elif change == "meta":
+        document["model_state_dict"]["net.0.weight"] = torch.zeros(8, 3, device="meta")
+    elif change == "sparse":
+        document["optimizer_state_dict"]["state"][0]["exp_avg"] = torch.zeros(8, 3).to_sparse()
+    elif change == "count":
+        document["optimizer_state_dict"]["state"][0]["step"] = float("inf")
     elif change == "generators":
         document["scheduler_state_dict"]["generators"] = {"cpu": torch.zeros(3, dtype=torch.uint8)}
     else:

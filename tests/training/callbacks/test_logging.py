@@ -122,3 +122,11 @@ def test_what_else_is_measured_is_in_every_line(tmp_path: Path) -> None:
     )
     Trainer(TinyModel(), make_config(total_steps=10), [logging]).train(TinySampler())
     assert [line["env_steps"] for line in lines_of(tmp_path)] == [0, 1]
+
+
+def test_metrics_may_be_called_otherwise(tmp_path: Path) -> None:
+    callback = LoggingCallback(tmp_path, log_interval=1, console=False, use_tensorboard=False, rename="my/{}".format)
+    Trainer(TinyModel(), make_config(total_steps=1), [callback]).train(TinySampler())
+    (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert {"step", "my/loss", "my/learning_rate"} <= line.keys()
+    assert all(name == "step" or name.startswith("my/") for name in line)

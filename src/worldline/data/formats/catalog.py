@@ -32,7 +32,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "columns": Format(module="columns", summary="folder of memory-mapped columns", suffixes=("",), is_folder=True),
     "minari": Format(module="minari", summary="Minari, HDF5", is_written=False, is_folder=True),
-    # "lerobot": Format(module="lerobot", summary="LeRobot v2.1 and v3.0", is_written=False, is_folder=True),
+    "lerobot": Format(module="lerobot", summary="LeRobot v2.1 and v3.0", is_written=False, is_folder=True),
     "zarr": Format(module="zarr", summary="zarr of diffusion policy", suffixes=(".zarr",), is_folder=True),
     "robomimic": Format(module="robomimic", summary="robomimic, HDF5"),
     "d4rl": Format(module="d4rl", summary="D4RL, flat HDF5"),

@@ -39,6 +39,7 @@ class Recording(abc.ABC):
     obs_dtype: dict[str, np.dtype[Any]] | np.dtype[Any] | None = None  # None: as a buffer stores such observations
     capacity: int | None = None  # that the file asks a buffer for
     num_orphan_rows: int = 0  # rows of the file that belong to no episode, and are left out
+    left_out: tuple[str, ...] = ()  # observations of the file that are not read
     is_checked: bool = False  # whether opening has found all values to be finite
 
     @abc.abstractmethod

@@ -69,7 +69,7 @@ class RobotEnv(gym.Env[Any, Array]):
         self._camera = camera_id(self._model, camera)
         self._canvas: Canvas | None = None
         self._num_steps = 0
-        self._num_done = 0
+        self._num_done = self._num_wrong = 0  # steps without a break
         self._instruction = ""
         joints = spaces.Box(-np.inf, np.inf, (NUM_JOINTS,), np.float32)
         place = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -89,7 +89,7 @@ class RobotEnv(gym.Env[Any, Array]):
         self._instruction = self._task.reset(self.np_random)
         mujoco.mj_forward(self._model, self._data)
         self._disturbance[:] = 0.0
-        self._num_steps = self._num_done = 0
+        self._num_steps = self._num_done = self._num_wrong = 0
         return self._observe(), self._info(success=False)
 
     def step(self, action: Array) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
@@ -99,9 +99,13 @@ class RobotEnv(gym.Env[Any, Array]):
         reward, is_done = self._task.assess()
         self._num_steps += 1
         self._num_done = self._num_done + 1 if is_done else 0
-        success = self._num_done >= HOLD_STEPS
-        truncated = self._num_steps >= self._task.max_steps and not success
-        return self._observe(), reward, success, truncated, self._info(success=success)
+        self._num_wrong = self._num_wrong + 1 if self._task.is_wrong() else 0
+        success, is_failure = self._num_done >= HOLD_STEPS, self._num_wrong >= HOLD_STEPS
+        num_left = self._task.max_steps - self._num_steps
+        if is_failure:
+            reward -= num_left
+        is_over = success or is_failure
+        return self._observe(), reward, is_over, num_left <= 0 and not is_over, self._info(success=success)
 
     def render(self) -> Array | None:
         """Return the camera's image `[H, W, 3]` uint8; None without a render mode."""

@@ -4,9 +4,11 @@ An expert acts on what is observed, and on nothing else: it remembers nothing an
 see. So whatever state it comes to by a disturbance, or by a clone's mistake, it says what to do there.
 
 Demonstrations that only show a faultless course teach nothing about what to do off it, and a clone's own small errors
-lead it there. `make_env("robot:...", action_noise=0.5)` therefore disturbs what the arm does while the action that
+lead it there. `make_env("robot:...", action_noise=0.25)` therefore disturbs what the arm does while the action that
 the expert asked for is recorded, which is the right label for the state it was asked in (Laskey et al., "DART: Noise
-Injection for Robust Imitation Learning", CoRL 2017). The noise is the environment's and is seeded with the episode.
+Injection for Robust Imitation Learning", CoRL 2017). The noise is the environment's and is seeded with the episode;
+unlike DART's it is not fitted to the clone's errors, and it grows with the movement, so that precise work stays
+possible.
 """
 
 from __future__ import annotations

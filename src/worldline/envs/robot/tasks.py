@@ -8,6 +8,9 @@ terminated as soon as its goal has held for `HOLD_STEPS` steps, which is success
 | reach          | the tool is within 2 cm of the target                               | 100           |
 | pick_place     | the cube lies on the block, within 3 cm of its middle, let go of    | 200           |
 | language_reach | the tool is within 3 cm of the ball that the instruction names      | 100           |
+
+Who visits all balls in turn has not understood: as long at a wrong one also terminates, without success, and costs as
+much as the steps that are left would at most.
 """
 
 from __future__ import annotations
@@ -69,6 +72,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def assess(self) -> tuple[float, bool]:
         """Return the reward of the step that led here, and whether the task is done at this moment."""
+
+    def is_wrong(self) -> bool:
+        """Tell whether something is done at this moment that was not asked for."""
+        return False
 
 
 class Reach(Task):
@@ -236,6 +243,12 @@ class LanguageReach(Task):
         """The reward is -tanh(5 d) at a distance of d metres from the right ball."""
         distance = _distance(self._arm.tool_pos, self._data.mocap_pos[self._chosen])
         return -math.tanh(5 * distance), distance < self._within
+
+    def is_wrong(self) -> bool:
+        """Tell whether the tool is at another ball."""
+        places = self._data.mocap_pos
+        others = (number for number in range(len(places)) if number != self._chosen)
+        return any(_distance(self._arm.tool_pos, places[number]) < self._within for number in others)
 
     def _draw(self, generator: np.random.Generator) -> Array:
         """Return places `[4, 2]` that are apart from each other and from where the tool begins."""

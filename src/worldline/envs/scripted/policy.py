@@ -1,7 +1,8 @@
 """ScriptedPolicy: a controller whose settings are drawn anew for each episode, from the best ones to poor ones.
 
-Data from it hold many ways to behave, each kept up for a whole episode, so that returns differ by what was done and not
-by chance alone: what a policy that obeys commands has to learn from.
+Data from it hold many ways to behave, each kept up for a while, so that returns differ by what was done and not by
+chance alone: what a policy that obeys commands has to learn from. Some episodes change their settings on the way.
+Without them, nobody ever does badly after a good beginning, and a policy that is told to cannot know how.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Setting:
 COMMON: dict[str, Setting] = {
     "random": Setting(best=0.0, low=0.0, high=0.8),  # probability that a step's action is a random one
     "delay": Setting(best=0.0, low=0.0, high=MAX_DELAY),  # steps between deciding on an action and taking it
+    "change": Setting(best=0.0, low=0.0, high=0.02),  # probability that from this step on, all settings are others
 }
 
 
@@ -53,8 +55,9 @@ class ScriptedState:
 class ScriptedPolicy:
     """Plays each episode with settings of its own.
 
-    Every episode draws how poor it is, from 0 to 1, and each setting differs from its best value by up to so much of
-    its range. Draws from torch's default generator, as models do, so that one seed covers both.
+    Every episode draws how poor it is, from 0 to 1 (again, when its settings change), and each setting differs from its
+    best value by up to so much of its range. Draws from torch's default generator, as models do, so that one seed
+    covers both.
 
     Args:
         controller: What chooses actions.
@@ -107,9 +110,11 @@ class ScriptedPolicy:
         return actions, ScriptedState(settings=settings, decided=decided)
 
     def _settings_of(self, state: ScriptedState | None, fresh: Tensor) -> Tensor:
-        """Return the settings `[N, S]`, drawn where an episode has just begun."""
-        if state is not None and not fresh.any():
-            return state.settings
+        """Return the settings `[N, S]`, drawn where an episode has just begun, or they are to change."""
+        if state is not None:
+            fresh = fresh | (torch.rand(len(fresh)) < state.settings[:, list(self._settings).index("change")])
+            if not fresh.any():
+                return state.settings
         table = torch.tensor([[item.best, item.low, item.high, item.share] for item in self._settings.values()])
         best, low, high, share = table.unbind(1)  # each [S]
         shape = (len(fresh), len(best))

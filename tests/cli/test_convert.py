@@ -1,0 +1,97 @@
+"""worldline convert, and training and inspecting what it writes."""
+
+import h5py
+import numpy as np
+import pytest
+
+from worldline.data import loading
+
+from .tiny import run, train
+
+FORMATS = (("a.h5", None), ("a.zarr", None), ("a", None), ("a.hdf5", "robomimic"), ("b.hdf5", "d4rl"))
+
+
+def test_there_and_back_are_the_same_bytes(data, tmp_path, capsys):
+    before = data
+    for name, known in FORMATS:
+        after = tmp_path / name
+        assert run("convert", before, after, *(["--format", known] if known else [])) == 0
+        before = after
+    assert run("convert", before, tmp_path / "back.npz") == 0
+    assert "Wrote 12 episodes" in capsys.readouterr().out
+    assert (tmp_path / "back.npz").read_bytes() == data.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["back.npz", *(name for name, _ in FORMATS)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{data}", "{data}"), "there already"),
+        (("{data}", "x.csv"), "suffix"),
+        (("{data}", "x.h5", "--format", "minari"), "not written"),
+        (("{data}", "no/x.h5"), "no folder"),
+        (("missing.h5", "x.h5"), "does not exist"),
+    ],
+)
+def test_what_cannot_be_done_is_said(data, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert run("convert", *(argument.format(data=data) for argument in arguments)) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_format_trains_the_same_weights(data, tmp_path, capsys):
+    """Also data that is imported because it is too large for memory, and mapped on resume from where it is."""
+    assert run("convert", data, tmp_path / "a.h5") == 0
+    assert run("convert", data, tmp_path / "columns") == 0
+    weights = []
+    for name, source in (("npz", data), ("h5", tmp_path / "a.h5"), ("columns", tmp_path / "columns")):
+        assert run(*train(source, tmp_path / f"run_{name}")) == 0
+        weights.append((tmp_path / f"run_{name}" / "final" / "model.safetensors").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "IN_MEMORY_BYTES", 100)
+        out = tmp_path / "imported"
+        capsys.readouterr()
+        assert run(*train(tmp_path / "a.h5", out, "--limit-steps", 3)) == 0
+        assert "mapped from the disk" in capsys.readouterr().err
+        imported = (out / "data" / "manifest.json").stat().st_mtime_ns
+        assert run(*train(tmp_path / "a.h5", out, "--resume")) == 0
+        assert (out / "data" / "manifest.json").stat().st_mtime_ns == imported
+        weights.append((out / "final" / "model.safetensors").read_bytes())
+    assert len(set(weights)) == 1
+
+
+def test_a_run_is_resumed_with_the_same_data_alone(data, tmp_path, capsys):
+    assert run("convert", data, tmp_path / "columns") == 0
+    assert run(*train(tmp_path / "columns", tmp_path / "run", "--limit-steps", 3)) == 0
+    manifest = tmp_path / "columns" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    assert run(*train(tmp_path / "columns", tmp_path / "run", "--resume")) == 2
+    assert "the data was" in capsys.readouterr().err
+
+
+def test_inspect_says_what_is_wrong_with_data(tmp_path, capsys):
+    path = tmp_path / "reach.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(3):
+            group = file.create_group(f"episode_{number}")
+            group["observations/joint_pos"] = np.full((4, 7), number, np.float64)
+            group["actions"], group["rewards"] = np.zeros((4, 4)), np.ones(4)
+            group.attrs["language"] = "<reach>"
+        file["episode_1/observations/joint_pos"][2] = np.nan
+    assert run("inspect", path, "--report", tmp_path / "report.html") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("│ hdf5 │", "obs.joint_pos[6]", "7 numbers are NaN", "1 different, 3 episodes", "3 truncated"):
+        assert words in text
+    report = (tmp_path / "report.html").read_text()
+    for words in ("obs.joint_pos", "&lt;reach&gt;", "<svg"):
+        assert words in report
+    assert "<reach>" not in report
+
+
+def test_inspect_shows_folders_of_data(data, tmp_path, capsys):
+    for name in ("columns", "a.zarr"):
+        assert run("convert", data, tmp_path / name) == 0
+        capsys.readouterr()
+        assert run("inspect", tmp_path / name) == 0
+        assert "12 terminated, 0 truncated" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,178 @@
+"""Policies over dicts: what they return, what they predict, and what they say is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+from simscaleai.models import ImitationModel, ModelRegistry
+from simscaleai.training.data.dataset import DummyTrajectoryDataset
+from simscaleai.training.loader import statistics_of
+from worldline.errors import DataError
+
+TINY: dict[str, dict[str, Any]] = {
+    "bc": {"hidden_dim": 16, "n_layers": 1},
+    "act": {"hidden_dim": 16, "n_layers": 1},
+    "diffusion_policy": {"hidden_dim": 16, "n_layers": 1},
+    "flow_policy": {"hidden_dim": 16, "n_layers": 1},
+    "vla": {"hidden_dim": 16, "n_layers": 1, "image_size": (16, 24)},
+}
+
+
+def make(name: str) -> tuple[ImitationModel, dict[str, Any]]:
+    """Return a model that has its statistics, and a batch of 6 samples."""
+    sees = name == "vla"
+    dataset = DummyTrajectoryDataset(60, include_image=sees, include_language=sees, image_size=(16, 24))
+    torch.manual_seed(0)
+    model = ModelRegistry.create(name, state_dim=20, action_dim=4, **TINY[name])
+    assert isinstance(model, ImitationModel)
+    model.fit(statistics_of(DataLoader(dataset, batch_size=6)))
+    return model, default_collate([dataset[index] for index in range(6)])
+
+
+def observed(batch: dict[str, Any]) -> dict[str, Any]:
+    return {**batch["observations"], **({"language": batch["language"]} if "language" in batch else {})}
+
+
+def row(obs: dict[str, Any], index: int) -> dict[str, Any]:
+    return {key: value[index] for key, value in obs.items()}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_contract(name: str):
+    model, batch = make(name)
+    output = model(batch)
+    assert output["loss"].shape == ()
+    assert output["predicted_actions"].shape == batch["actions"].shape
+    assert not output["predicted_actions"].requires_grad
+    output["loss"].backward()
+    assert sum(param.grad is not None for param in model.parameters()) > 3
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_predictions_of_arrays_and_tensors_of_one_and_many(name: str):
+    model, batch = make(name)
+    model.train()
+    obs = observed(batch)
+    many = model.predict(obs)
+    assert isinstance(many, torch.Tensor)
+    assert torch.equal(many, model(batch)["predicted_actions"])
+    arrays = {key: value if isinstance(value, list) else value.numpy() for key, value in obs.items()}
+    found = model.predict(arrays)
+    assert isinstance(found, np.ndarray)
+    assert found.shape == (6, 4)
+    one = model.predict(row(arrays, 3))
+    assert one.shape == (4,)
+    assert one == pytest.approx(found[3], abs=1e-5)
+    assert np.abs(found).max() <= 1
+    assert model.training
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_windows_of_any_length_are_learnt_from(name: str):
+    model, batch = make(name)
+    for length in (1, 2, 5, 20):
+        window = {
+            "observations": {key: torch.stack([value] * length, 1) for key, value in batch["observations"].items()},
+            "actions": torch.stack([batch["actions"]] * length, 1),
+            **({"language": batch["language"]} if "language" in batch else {}),
+        }
+        output = model(window)
+        assert torch.isfinite(output["loss"])
+        assert output["loss"] > 0 or name == "bc"
+        assert output["predicted_actions"].shape == (6, length, 4)
+
+
+def test_what_is_not_real_teaches_nothing():
+    model, batch = make("bc")
+    window = {"observations": {"state": torch.stack([batch["observations"]["state"]] * 2, 1)}}
+    actions = torch.stack([batch["actions"], batch["actions"] + 100], 1)
+    mask = torch.tensor([[True, False]] * 6)
+    expected = model(batch)["loss"].item()
+    assert model({**window, "actions": actions, "mask": mask})["loss"].item() == pytest.approx(expected)
+
+
+def test_images_of_either_layout_and_type_are_the_same():
+    model, batch = make("vla")
+    obs = observed(batch)
+    expected = model.predict(obs)
+    pixels = (obs["image"] * 255).round().to(torch.uint8)
+    rounded = model.predict({**obs, "image": pixels})
+    assert torch.allclose(rounded, expected, atol=0.05)
+    assert torch.equal(model.predict({**obs, "image": pixels.movedim(1, -1)}), rounded)
+    with pytest.raises(DataError, match=r"Images 'image' must be \(3, 16, 24\); got \(3, 24, 16\)"):
+        model.predict({**obs, "image": pixels.transpose(2, 3)})
+
+
+def test_instructions_as_text_and_as_bytes_are_the_same():
+    model, batch = make("vla")
+    obs = row(observed(batch), 0)
+    text = obs["language"].encode()
+    padded = np.zeros(40, dtype=np.uint8)
+    padded[: len(text)] = np.frombuffer(text, dtype=np.uint8)
+    assert torch.equal(model.predict(obs), model.predict({**obs, "language": padded}))
+    batch["language"] = ["something else"] * 6
+    other = torch.stack([model.predict({**row(observed(batch), index)}) for index in range(6)])
+    assert not torch.equal(model.predict({**observed(batch), "language": [obs["language"]] * 6}), other)
+
+
+def batch_of(**vectors: int) -> dict[str, Any]:
+    return {
+        "observations": {key: torch.rand(3, size) for key, size in vectors.items()},
+        "actions": torch.rand(3, 2),
+    }
+
+
+def test_vectors_are_put_side_by_side_by_name():
+    model = ModelRegistry.create("bc", state_dim=5, action_dim=2, normalization="symlog")
+    batch = batch_of(zz=2, aa=3)
+    joined = torch.cat([batch["observations"]["aa"], batch["observations"]["zz"]], -1)
+    expected = ModelRegistry.create("bc", state_dim=5, action_dim=2, normalization="symlog")
+    expected.load_state_dict(model.state_dict())
+    assert torch.equal(model(batch)["loss"], expected({**batch, "observations": {"state": joined}})["loss"])
+    assert torch.equal(model(batch)["loss"], expected({**batch, "observations": joined})["loss"])
+
+
+def test_wrong_vectors_are_named():
+    model = ModelRegistry.create("bc", state_dim=5, action_dim=2, normalization="symlog")
+    with pytest.raises(DataError, match=r"5 numbers together; got 7: aa \[3\], bb \[4\]. Build it with state_dim=7"):
+        model(batch_of(aa=3, bb=4))
+    model(batch_of(aa=3, bb=2))
+    with pytest.raises(DataError, match=r"Missing: bb. Not known: cc. It has learnt from aa, bb"):
+        model(batch_of(aa=3, cc=2))
+
+
+def test_state_keys_pass_over_what_else_there_is():
+    model = ModelRegistry.create("bc", state_dim=5, state_keys=["bb", "aa"], action_dim=2, normalization="symlog")
+    batch = batch_of(aa=3, bb=2, secret=4)
+    loss = model(batch)["loss"]
+    batch["observations"].pop("secret")
+    assert torch.equal(model(batch)["loss"], loss)
+    with pytest.raises(DataError, match=r"got 3: aa \[3\]"):
+        model(batch_of(aa=3, secret=4))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"observations": {"state": torch.ones(2, 5)}}, '"observations" and "actions"'),
+        ({"observations": {"state": torch.ones(2, 5)}, "actions": torch.ones(2)}, r"\[B, A\] or \[B, T, A\]"),
+        ({"observations": {"state": torch.ones(2, 5)}, "actions": torch.ones(2, 3)}, "action_dim=3"),
+    ],
+)
+def test_what_a_batch_needs(batch: dict[str, Any], message: str):
+    model = ModelRegistry.create("bc", state_dim=5, action_dim=2, normalization="symlog")
+    with pytest.raises(DataError, match=message):
+        model(batch)
+
+
+def test_a_missing_modality_is_named():
+    model, batch = make("vla")
+    obs = observed(batch)
+    for key, message in (("image", "images 'image'"), ("language", "reads instructions"), ("state", "20 numbers")):
+        with pytest.raises(DataError, match=message):
+            model.predict({name: value for name, value in obs.items() if name != key})
