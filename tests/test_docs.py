@@ -25,6 +25,7 @@ PYTHON = {
     "data.md": 1,
     "envs.md": 2,
     "formats.md": 1,
+    "flowshield.md": 2,
     "imitation.md": 3,
     "models.md": 8,
     "robot.md": 5,
@@ -37,6 +38,8 @@ SHRINK = [
     (r"seed_steps=[\d_]+", "seed_steps=20"),
     # A keyword is given once.
     (r"(sequence_length=8, batch_size=128|batch_size=512, sequence_length=1)", "log_interval=1"),
+    (r"n_epochs\": \d+", 'n_epochs": 1'),
+    (r"n_episodes=20\b", "n_episodes=1"),
 ]
 
 # Appended to every `worldline train`: a model of the size of a test.

@@ -15,6 +15,8 @@ SHRINK = [
     (r"total_steps=[\d_]+", "total_steps=2, batch_size=2, sequence_length=8"),
     (r"max_steps=[\d_]+", "max_steps=2"),
     (r"num_episodes=500", "num_episodes=20"),
+    (r"n_epochs\": \d+", 'n_epochs": 1'),
+    (r"n_episodes=200", "n_episodes=10"),
     (r"num_episodes=20\)\.mean", "num_episodes=2).mean"),
 ]
 
@@ -23,7 +25,7 @@ def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     namespace: dict[str, object] = {}
     for code in blocks:
         for pattern, replacement in SHRINK:

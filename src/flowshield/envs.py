@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -31,11 +31,15 @@ class ContinuousEnvWrapper(gym.Wrapper[Array, Array, Any, Any]):
         action_dim: Numbers of an action.
         max_episode_steps: Steps after which an episode is cut off; None where there is no limit.
 
+    Args:
+        env: What is wrapped.
+        max_episode_steps: Where the environment knows its limit and Gymnasium does not.
+
     Raises:
         DataError: States or actions are no boxes of numbers.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], *, max_episode_steps: int | None = None) -> None:
         states, actions = env.observation_space, env.action_space
         if not isinstance(actions, spaces.Box) or not isinstance(states, spaces.Box):
             raise DataError(f"{env} has states {states} and actions {actions}; expected boxes of numbers for both.")
@@ -44,7 +48,8 @@ class ContinuousEnvWrapper(gym.Wrapper[Array, Array, Any, Any]):
         assert isinstance(box, spaces.Box)
         self.state_dim = int(np.prod(box.shape))
         self.action_dim = int(np.prod(actions.shape))
-        self.max_episode_steps = None if env.spec is None else env.spec.max_episode_steps
+        registered = None if env.spec is None else env.spec.max_episode_steps
+        self.max_episode_steps = registered if max_episode_steps is None else max_episode_steps
         # What has no bounds is left as it is; bounds near the largest float are none.
         is_bounded = (np.abs(box.low) < _LARGEST) & (np.abs(box.high) < _LARGEST) & (box.high > box.low)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -77,7 +82,9 @@ def _make_lunar_lander(**settings: Any) -> gym.Env[Any, Any]:
 def _make_highway(config: Mapping[str, Any] | None = None, **settings: Any) -> gym.Env[Any, Any]:
     if importlib.util.find_spec("highway_env") is None:
         raise missing_package("highway-env", "highway", 'make_env("highway")')
-    return make_gymnasium("highway_env:highway-v0", config={**_HIGHWAY_CONFIG, **(config or {})}, **settings)
+    env = make_gymnasium("highway_env:highway-v0", config={**_HIGHWAY_CONFIG, **(config or {})}, **settings)
+    own = cast(Any, env.unwrapped).config
+    return ContinuousEnvWrapper(env, max_episode_steps=round(own["duration"] * own["policy_frequency"]))
 
 
 _ENVS: dict[str, Make] = {"lunarlander": _make_lunar_lander, "highway": _make_highway}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldline.envs.spaces import action_row_space, obs_space, spec_of, to_env_action, to_obs
+from worldline.envs.spaces import action_row_space, obs_space, spec_of, to_action_row, to_env_action, to_obs
 from worldline.errors import DataError
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
@@ -105,3 +105,47 @@ def test_observations_without_a_fixed_shape_are_refused():
 
 def test_every_space_here_is_checked_by_gymnasium():
     assert isinstance(action_row_space(gym.make("Pendulum-v1").action_space), spaces.Box)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(3, start=2),
+        spaces.MultiDiscrete([2, 3, 4]),
+        spaces.MultiDiscrete([[2, 3], [4, 5]]),
+        spaces.Box(-2.0, 2.0, (3,)),
+        spaces.Box(np.array([[0.0], [-1.0]]), np.array([[10.0], [3.0]])),
+    ],
+    ids=str,
+)
+def test_rows_of_actions_lead_back_to_them(space):
+    space.seed(0)
+    for _ in range(10):
+        action = space.sample()
+        row = to_action_row(action, space)
+        assert row.dtype == np.float32
+        np.testing.assert_allclose(to_env_action(row, space), action, rtol=1e-6, atol=1e-6)
+
+
+def test_rows_by_hand():
+    np.testing.assert_array_equal(to_action_row(3, spaces.Discrete(3, start=2)), [0, 1, 0])
+    np.testing.assert_array_equal(to_action_row([1, 0], spaces.MultiDiscrete([2, 3])), [0, 1, 1, 0, 0])
+    np.testing.assert_array_equal(to_action_row([-2.0, 1.0], spaces.Box(-2.0, 2.0, (2,))), [-1.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("action", "space"),
+    [
+        (3, spaces.Discrete(3)),
+        (-1, spaces.Discrete(3)),
+        (0.5, spaces.Discrete(3)),
+        ([0, 1, 1], spaces.MultiDiscrete([2, 2])),
+        ([1], spaces.MultiDiscrete([2, 2])),
+        ([0.0], spaces.Box(-1, 1, (2,))),
+    ],
+)
+def test_actions_that_are_not_of_the_space(action, space):
+    with pytest.raises(DataError):
+        to_action_row(action, space)
+    with pytest.raises(DataError, match="not supported"):
+        to_action_row("x", spaces.Text(3))

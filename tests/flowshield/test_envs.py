@@ -91,7 +91,7 @@ def test_mistakes_are_named():
 def test_highway(monkeypatch: pytest.MonkeyPatch):
     if importlib.util.find_spec("highway_env"):
         env = make_env("highway")
-        assert (env.state_dim, env.action_dim) == (25, 2)
+        assert (env.state_dim, env.action_dim, env.max_episode_steps) == (25, 2, 40)
         assert env.reset(seed=0)[0].shape == (25,)
         return
     with pytest.raises(MissingPackageError, match=r"pip install 'worldline\[highway\]'"):

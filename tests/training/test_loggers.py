@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from training.tiny_training import TinyModel, TinySampler, make_config
@@ -98,6 +99,18 @@ def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
     writer.write(20, {"loss": 0.25})
     writer.close()
     assert scalars(tmp_path) == [(10, 0.5), (20, 0.25)]
+
+
+def test_tensorboard_gets_histograms_and_settings(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = TensorBoardWriter(tmp_path, step=0)
+    writer.write_histogram(3, "weights", np.array([0.0, 1.0, 1.0]))
+    writer.write_config({"seed": 2})
+    writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    found = events.Histograms("weights")[0]
+    assert (found.step, found.histogram_value.num, found.histogram_value.sum) == (3, 3, 2)
+    assert b'"seed": 2' in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
 
 
 def scalars(directory: Path) -> list[tuple[int, float]]:
@@ -223,12 +236,18 @@ def test_wandb_gets_the_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         def finish(self) -> None:
             calls.append("finished")
 
+        config = types.SimpleNamespace(update=lambda config, allow_val_change: calls.append(config))
+
     monkeypatch.setattr(wandb, "init", lambda **options: calls.append(options) or Run())
     writer = WandbWriter.start({"seed": 1}, tmp_path)
     assert writer is not None
     writer.write(3, {"loss": 0.5})
+    writer.write_histogram(4, "weights", np.array([0.0, 1.0, 1.0]))
+    writer.write_config({"seed": 2})
     writer.close()
-    assert calls == [{"config": {"seed": 1}, "dir": str(tmp_path)}, (3, {"loss": 0.5}), "finished"]
+    step, logged = calls.pop(2)  # type: ignore[misc]
+    assert (step, sum(logged["weights"].histogram)) == (4, 3)
+    assert calls == [{"config": {"seed": 1}, "dir": str(tmp_path)}, (3, {"loss": 0.5}), {"seed": 2}, "finished"]
     calls.clear()
     WandbWriter.start({"seed": 1}, None, {"project": "arm", "name": None})
     assert calls == [{"config": {"seed": 1}, "dir": None, "project": "arm", "name": None}]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowshield.models import adapted
+from flowshield.models.adapting import adapted
 from worldline import seeding
 from worldline.config import to_dict
 from worldline.create import rebuild

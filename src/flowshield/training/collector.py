@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowshield.borrowed import BorrowedEnv
 from flowshield.training.dataset import TrajectoryDataset
 from worldline.batch import Obs
 from worldline.cli.terminal import episode_progress
 from worldline.data.buffer import ReplayBuffer
-from worldline.envs.rows import RowEnv
 from worldline.envs.spaces import to_action_row
 from worldline.episode import Episode
 from worldline.errors import ConfigError, DataError, FileError
@@ -41,7 +41,7 @@ class DataCollector:
     def __init__(
         self, env: gym.Env[Any, Any], policy: Callable[..., Any] | Policy | None = None, seed: int = 0
     ) -> None:
-        self._env = _Borrowed(env)
+        self._env = BorrowedEnv(env)
         self._seed = seed
         self._episodes: list[Episode] = []
         if policy is None:
@@ -96,13 +96,6 @@ class DataCollector:
     def _buffer(self, episodes: list[Episode]) -> ReplayBuffer:
         spec = self._env.data_spec
         return ReplayBuffer.from_episodes(episodes, action_dim=spec.action_dim, action_sizes=spec.action_sizes)
-
-
-class _Borrowed(RowEnv):
-    """An environment that its owner closes."""
-
-    def close(self) -> None:
-        """Leave it open."""
 
 
 class _Function:

@@ -94,7 +94,7 @@ _GROUPS = ("env", "model", "shield")
 class TrainerConfig:
     """Settings of `Trainer`, by the names of `configs/train.yaml`."""
 
-    env: EnvSettings = _ENVS["lunarlander"]
+    env: EnvSettings | None = None  # None: the data may be of any
     model: ModelSettings = _MODELS["udrl"]
     shield: ShieldSettings = _SHIELDS["flow_matching"]
     seed: int = 42
@@ -199,7 +199,10 @@ def _option(group: str, chosen: Any, changes: Any) -> Any:
     changes = changes or {}
     name = changes.get("name", chosen)
     if name is None:
-        name = to_dict(getattr(TrainerConfig(), group))["name"]
+        default = getattr(TrainerConfig(), group)
+        if default is None and not changes:
+            return None
+        name = EnvSettings().name if default is None else default.name
     if name not in options:
         raise ConfigError(f"{group} has no option {shown(name)}. {nearest(str(name), options)}")
     settings = options[name]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from flowshield.models.agent import UDRLAgent, agent_settings
@@ -60,8 +61,7 @@ class Trainer:
         self._check(dataset)
         model = self.config.model
         settings = agent_settings(hidden_dim=model.hidden_dim, n_layers=model.n_layers, activation=model.activation)
-        epochs = n_epochs or self.config.n_epochs or _AGENT_EPOCHS
-        final = self._run("udrl", "udrl", settings, dataset, dataset.buffer, epochs)
+        final = self._run("udrl", "udrl", settings, dataset.buffer, self._num_epochs(n_epochs, _AGENT_EPOCHS))
         return UDRLAgent.load(final, device=self.device)
 
     def train_shield(
@@ -83,10 +83,10 @@ class Trainer:
         self._check(dataset)
         chosen = self._shield(shield_type)
         further = {key: value for key, value in to_dict(chosen).items() if key not in ("name", "alpha", "held_out")}
-        epochs = n_epochs or self.config.n_epochs or _SHIELD_EPOCHS
         learnt, held_out = _divided(dataset.buffer, chosen.held_out, seed=self.config.seed)
         settings = shield_settings(chosen.name, **further)
-        final = self._run(chosen.name, f"{chosen.name}_shield", settings, dataset, learnt, epochs)
+        epochs = self._num_epochs(n_epochs, _SHIELD_EPOCHS)
+        final = self._run(chosen.name, f"{chosen.name}_shield", settings, learnt, epochs)
         shield = load_shield(final, device=self.device)
         try:
             if held_out is None:
@@ -107,7 +107,14 @@ class Trainer:
         return agent, shield
 
     def _check(self, dataset: TrajectoryDataset) -> None:
+        if not isinstance(dataset, TrajectoryDataset):
+            raise ConfigError(
+                f"Trainer learns from a TrajectoryDataset; got a {type(dataset).__name__}. Make one of a file with "
+                "TrajectoryDataset(path), or of a replay buffer with TrajectoryDataset.from_buffer(buffer)."
+            )
         env = self.config.env
+        if env is None:
+            return
         for name, expected in (("state_dim", env.state_dim), ("action_dim", env.action_dim)):
             found = getattr(dataset, name)
             if expected is not None and found != expected:
@@ -124,15 +131,14 @@ class Trainer:
             raise ConfigError(f"No shield is called {shield_type!r}. {nearest(shield_type, options)}")
         return options[shield_type]
 
-    def _run(
-        self,
-        name: str,
-        model: str,
-        settings: Mapping[str, Any],
-        dataset: TrajectoryDataset,
-        buffer: ReplayBuffer,
-        num_epochs: int,
-    ) -> Path:
+    def _num_epochs(self, asked: int | None, default: int) -> int:
+        if asked is None:
+            asked = default if self.config.n_epochs is None else self.config.n_epochs
+        if asked < 1:
+            raise ConfigError(f"n_epochs must be at least 1; got {asked}.")
+        return asked
+
+    def _run(self, name: str, model: str, settings: Mapping[str, Any], buffer: ReplayBuffer, num_epochs: int) -> Path:
         """Train a model of Worldline's in a folder, or go on with that, and return where the final one is."""
         config = self.config
         epoch = math.ceil(buffer.num_transitions / config.batch_size)  # steps
@@ -149,7 +155,7 @@ class Trainer:
                 device=self.device,
                 seed=config.seed,
             ),
-            data=_described(dataset),
+            data=_described(buffer),
             out=Path(config.log_dir) / name,
             command="flowshield.training.Trainer",
             num_threads=0,
@@ -178,18 +184,20 @@ def _divided(buffer: ReplayBuffer, held_out: float, *, seed: int) -> tuple[Repla
     return buffer.split(held_out, seed=seed)
 
 
-def _described(dataset: TrajectoryDataset) -> runs.DataFile:
+def _described(buffer: ReplayBuffer) -> runs.DataFile:
     """Return what data in memory is recognised by."""
-    digest = hashlib.sha256()
-    columns = (dataset.states, dataset.actions, dataset.rewards, dataset.dones)
-    for column in columns:
-        digest.update(column.tobytes())
+    digest, size = hashlib.sha256(), 0
+    for episode in buffer.episodes():
+        for column in (np.asarray(episode.obs), episode.actions, episode.rewards):
+            digest.update(column.tobytes())
+            size += column.nbytes
+        digest.update(bytes([episode.terminated, episode.truncated]))
     return runs.DataFile(
         path="(in memory)",
-        size=sum(column.nbytes for column in columns),
+        size=size,
         sha256=digest.hexdigest(),
-        num_episodes=dataset.buffer.num_episodes,
-        num_transitions=len(dataset),
+        num_episodes=buffer.num_episodes,
+        num_transitions=buffer.num_transitions,
     )
 
 

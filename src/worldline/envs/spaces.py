@@ -94,8 +94,10 @@ def to_action_row(action: Any, space: spaces.Space[Any]) -> Array:
     if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         raise _unsupported_action(space)
     _, sizes, _ = _action_layout(space)
-    choices = (given - space.start).reshape(-1)
-    if len(choices) != len(sizes) or not all(0 <= choice < size for choice, size in zip(choices, sizes, strict=True)):
+    choices = (given - space.start).reshape(-1) if given.size == len(sizes) else given.reshape(-1)
+    if len(choices) != len(sizes) or not all(
+        choice in range(size) for choice, size in zip(choices, sizes, strict=True)
+    ):
         raise DataError(f"The action {given} is not one of {space}.")
     parts = [np.eye(size, dtype=np.float32)[int(choice)] for choice, size in zip(choices, sizes, strict=True)]
     return np.concatenate(parts)

@@ -22,7 +22,8 @@ DEFAULTS = [{"env": "lunarlander"}, {"model": "udrl"}, {"shield": "diffusion"}]
 
 def test_defaults_choose_options():
     config = read_config({"defaults": DEFAULTS, "seed": 3, "learning_rate": 1e-3})
-    assert config == TrainerConfig(seed=3, learning_rate=1e-3, shield=DiffusionSettings())
+    assert config == TrainerConfig(seed=3, learning_rate=1e-3, shield=DiffusionSettings(), env=config.env)
+    assert config.env is not None
     assert (config.env.name, config.env.state_dim, config.env.action_dim) == ("lunarlander", 8, 2)
 
 
@@ -54,7 +55,7 @@ def test_as_hydra_composes_it():
         for name, options in groups().items()
     }
     config = read_config({**values, "hydra": {"run": {"dir": "x"}}, "n_epochs": 5})
-    assert config == TrainerConfig(n_epochs=5, shield=QuantileSettings())
+    assert config == TrainerConfig(n_epochs=5, shield=QuantileSettings(), env=groups()["env"]["lunarlander"])
 
 
 def test_a_name_is_an_option():
@@ -117,6 +118,7 @@ def test_hydra_knows_the_groups():
     with hydra.initialize(version_base=None):
         composed = hydra.compose(overrides=["+env=highway", "+shield=quantile", "shield.tau=0.5", "+model=udrl"])
     config = read_config(composed)
+    assert config.env is not None
     assert (config.env.name, config.shield) == ("highway", QuantileSettings(tau=0.5))
 
 

@@ -2,11 +2,11 @@
 
 A pickle is a program, and Python's reader calls whatever it names. This reader is another machine for the same
 language, which can make nothing but dicts with text as keys, lists, tuples, text, numbers, bytes, and arrays of
-numbers or booleans. It knows what those take of protocols 2 to 5, which everything has written since 2003 by default
-or on request; whatever else a pickle asks for ends it with an error.
+numbers or booleans. It knows what those take of protocols 2 (Python 2.3) to 5; whatever else a pickle asks for ends it
+with an error.
 
-Arrays are views of the file, which is mapped and not read: memory goes to the values around them alone. There may be so
-many of these that they take 40 times the size of the file and 6 MB, and no more than about 1.3 GB.
+Arrays are views of the file, which is mapped and not read: memory goes to the values around them alone. Of these, only
+so many are taken as stand around arrays: they need at most some 70 times the size of the file, and 2.5 GB.
 """
 
 from __future__ import annotations
