@@ -181,9 +181,7 @@ def masses(shield: BaseShield, states: Tensor) -> list[float]:
     axis = torch.linspace(-7, 7, 141)
     grid = shield.commands.inverse(torch.cartesian_prod(axis, axis))
     volume = shield.commands.scale.prod() * (axis[1] - axis[0]) ** 2
-    return [
-        float((shield.log_prob(state.expand(len(grid), -1), grid).exp().double().sum() * volume)) for state in states
-    ]
+    return [float(shield.log_prob(state.expand(len(grid), -1), grid).exp().double().sum() * volume) for state in states]
 
 
 # Speed

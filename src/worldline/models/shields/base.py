@@ -5,7 +5,7 @@ out to obey is known. A shield learns how those commands are distributed in a st
 flagged, and replaced by the nearest ones that are not. So are states far from all states of the data, since no command
 is supported there; these cannot be mended by another command.
 
-How unusual something is has two parts, each measured in its own 99th percentile over held-out rows:
+How unusual something is has two parts, each measured in its own 95th percentile over held-out rows:
 
     score(state, command) = max(command_score, state_score)
 
@@ -62,7 +62,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "num_reference_states": (4, 1 << 20),
 }
 _NEIGHBOUR = 4  # to which the distance of a state is measured: one or two odd states of the data support nothing
-_SCALE_LEVEL = 0.99
+_SCALE_LEVEL = 0.95
 _MIN_SCALE = 1e-2
 _MARGIN = 1e-3  # by which a projected command is within the threshold, for rounding in batches of another size
 _ROWS = 4096  # scored at a time in calibration
