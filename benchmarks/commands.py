@@ -29,8 +29,8 @@ import torch
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.make import make_env
+from worldline.evaluation.metrics import t_interval95
 from worldline.evaluation.rollout import evaluate_policy
-from worldline.evaluation.statistics import mean_interval95
 from worldline.models.commanded import CommandedPolicy
 from worldline.report.svg import LineChart, Series, line_chart
 
@@ -43,6 +43,9 @@ STYLE = (
 )
 NUM_COMMANDS, NUM_EPISODES, EVAL_SEED = 10, 50, 1_000_000
 TAILS = 0.05  # of the episodes with the least and the greatest returns lie outside the commands
+# How the returns of commands are spaced, and whether the likeliest actions are taken instead of samples
+EVEN = "evenly spaced"
+KINDS = {EVEN: ("even", False), "quantiles": ("quantiles", False), "likeliest actions": ("even", True)}
 SPEARMAN, SLOPES = 0.95, (0.8, 1.2)  # what is asked for
 
 
@@ -60,7 +63,7 @@ PROTOCOLS = {
     "lunarlander": Protocol(
         env="LunarLander-v3",
         env_settings="--env-set continuous=true",
-        options=f"{TRAINING} --batch-size 512 --total-steps 8000",
+        options=f"{TRAINING} --batch-size 512 --total-steps 20000",
     ),
     "cartpole": Protocol(env="CartPole-v1", env_settings="", options=f"{TRAINING} --batch-size 512 --total-steps 4000"),
     "pendulum": Protocol(env="Pendulum-v1", env_settings="", options=f"{TRAINING} --batch-size 512 --total-steps 4000"),
@@ -83,8 +86,10 @@ def main() -> int:
         write(name, PROTOCOLS[name], options.out)
     for path in sorted(RESULTS.glob("*.json")):
         for seed, found in json.loads(path.read_text(encoding="utf-8"))["seeds"].items():
-            numbers = ", ".join(f"{key} {found[key]:.3f}" for key in ("spearman", "slope", "episode_spearman"))
-            print(f"{path.stem:12} seed {seed}: {numbers}; {found['training_minutes']:.1f} minutes of training")
+            print(f"{path.stem}, seed {seed}: {found['training_minutes']:.1f} minutes of training")
+            for kind in KINDS:
+                keys = ("spearman", "slope", "episode_spearman")
+                print(f"    {kind:24}", ", ".join(f"{key} {found[kind][key]:.3f}" for key in keys))
     return 0
 
 
@@ -134,9 +139,10 @@ def obey(protocol: Protocol, folder: Path) -> list[dict[str, Any]]:
     """Tell the trained model every command, and return what it was told and what it did."""
     model = load_model(folder / "run" / "final")
     settings = {"continuous": True} if "continuous" in protocol.env_settings else {}
+    buffer = ReplayBuffer.load(folder / "data.npz")
     done = []
-    for command in commands_of(ReplayBuffer.load(folder / "data.npz")):
-        for deterministic in (False, True):
+    for kind, (spacing, deterministic) in KINDS.items():
+        for command in commands_of(buffer, spacing):
             start = time.process_time()
             result = evaluate_policy(
                 lambda: make_env(protocol.env, **settings),
@@ -146,34 +152,33 @@ def obey(protocol: Protocol, folder: Path) -> list[dict[str, Any]]:
                 seed=EVAL_SEED,
                 deterministic=deterministic,
             )
-            found = {
-                "steps": command[0],
-                "return": command[1],
-                "deterministic": deterministic,
-                "returns": [round(value, 2) for value in result.returns],
-                "lengths": list(result.lengths),
-            }
+            found = {"kind": kind, "steps": command[0], "return": command[1]}
+            done.append(
+                {**found, "returns": [round(value, 2) for value in result.returns], "lengths": list(result.lengths)}
+            )
             print(
-                f"told {command[0]:.0f} steps, return {command[1]:.1f}: {np.mean(result.lengths):.0f}, "
-                f"{result.mean:.1f} +- {result.std:.1f} (deterministic: {deterministic}), "
-                f"{time.process_time() - start:.0f} s",
+                f"{kind}: told {command[0]:.0f} steps, return {command[1]:.1f}; did {np.mean(result.lengths):.0f}, "
+                f"{result.mean:.1f} +- {result.std:.1f}; {time.process_time() - start:.0f} s",
                 flush=True,
             )
-            done.append(found)
     return done
 
 
-def commands_of(buffer: ReplayBuffer) -> list[tuple[float, float]]:
-    """Return commands that the data hold: evenly spaced returns, each with the steps that go with it.
+def commands_of(buffer: ReplayBuffer, spacing: str) -> list[tuple[float, float]]:
+    """Return commands that the data hold, with the steps that go with each return.
 
-    The steps are the median of the 2% of all episodes with the nearest returns.
+    The returns are those of evenly spaced shares of the episodes ("quantiles"), or evenly spaced themselves ("even"),
+    which asks as often for what is rare. The steps are the median of the 2% of all episodes with the nearest returns.
     """
     returns = np.array([episode.rewards.sum(dtype=np.float64) for episode in buffer.episodes()])
     steps = np.array([len(episode) for episode in buffer.episodes()])
+    shares = np.linspace(TAILS, 1 - TAILS, NUM_COMMANDS)
+    quantiles = np.quantile(returns, shares)
+    wanted = quantiles if spacing == "quantiles" else np.linspace(quantiles[0], quantiles[-1], NUM_COMMANDS)
     commands = []
-    for wanted in np.linspace(*np.quantile(returns, [TAILS, 1 - TAILS]), NUM_COMMANDS):
-        near = np.argsort(np.abs(returns - wanted), kind="stable")[: max(1, len(returns) // 50)]
-        commands.append((float(np.sort(steps[near])[len(near) // 2]), float(wanted)))
+    for value in wanted:
+        near = np.argsort(np.abs(returns - value), kind="stable")[: max(1, len(returns) // 50)]
+        commands.append((float(np.sort(steps[near])[len(near) // 2]), float(value)))
     return commands
 
 
@@ -186,6 +191,22 @@ def agreement(told: Any, done: Any) -> dict[str, float]:
         "slope": float(np.polyfit(told, done.mean(1), 1)[0]),
         "episode_spearman": spearman(each, done.ravel()),
         "mean_distance": float(np.abs(each - done.ravel()).mean()),
+    }
+
+
+def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what some commands came to."""
+    return {
+        **agreement([item["return"] for item in measured], [item["returns"] for item in measured]),
+        "commands": [
+            {
+                **{key: item[key] for key in ("steps", "return")},
+                "obtained_return": float(np.mean(item["returns"])),
+                "interval95": list(t_interval95(item["returns"])),
+                "obtained_steps": float(np.mean(item["lengths"])),
+            }
+            for item in measured
+        ],
     }
 
 
@@ -203,22 +224,10 @@ def write(name: str, protocol: Protocol, runs: Path) -> None:
     seeds = {}
     for path in sorted(runs.glob(f"{name}-[0-9]*/obeyed.json")):
         measured = json.loads(path.read_text(encoding="utf-8"))
-        sampled, modes = ([item for item in measured if item["deterministic"] is kind] for kind in (False, True))
-        told = [item["return"] for item in sampled]
         minutes = (path.parent / "minutes.txt").read_text(encoding="utf-8").split()
         seeds[path.parent.name.rsplit("-", 1)[1]] = {
-            **agreement(told, [item["returns"] for item in sampled]),
-            "deterministic": agreement(told, [item["returns"] for item in modes]),
             "training_minutes": sum(map(float, minutes)),
-            "commands": [
-                {
-                    **{key: item[key] for key in ("steps", "return")},
-                    "obtained_return": float(np.mean(item["returns"])),
-                    "interval95": list(mean_interval95(item["returns"])),
-                    "obtained_steps": float(np.mean(item["lengths"])),
-                }
-                for item in sampled
-            ],
+            **{kind: summary([item for item in measured if item["kind"] == kind]) for kind in KINDS},
         }
     data = Path("data.npz")
     found = {
@@ -239,8 +248,8 @@ def draw(name: str, seeds: dict[str, Any]) -> None:
     lines = [
         Series(
             name=f"seed {seed}",
-            x=[command["return"] for command in found["commands"]],
-            y=[command["obtained_return"] for command in found["commands"]],
+            x=[command["return"] for command in found[EVEN]["commands"]],
+            y=[command["obtained_return"] for command in found[EVEN]["commands"]],
             color=color,
         )
         for (seed, found), color in zip(seeds.items(), ("accent", "second", "third"), strict=False)

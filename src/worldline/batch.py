@@ -133,6 +133,7 @@ class WindowSpec:
     """
 
     pad_end: bool = False  # they begin at every step, and are padded beyond the end of the episode
+    closing_row: bool = True  # they may end in an episode's closing row; False: with its last step
     pad_start: int = 0  # they begin up to so many rows before the episode
     obs_rows: int | None = None  # so many rows have observations, `obs [B, obs_rows, *obs]`; None: all T
     commands: bool = False  # fill `Batch.commands`

@@ -15,7 +15,7 @@ from worldline.errors import ConfigError, DataError, FileError, nearest
 if TYPE_CHECKING:
     import torch
 
-    from worldline.models.base import Model
+    from worldline.models.base import Model, Pretrained
 
 # What a front door makes of a family's class: the same model with its own names for the methods.
 Adapt: TypeAlias = "Callable[[type[Model]], type[Model]]"
@@ -102,31 +102,59 @@ def saved_path(model: str | os.PathLike[str]) -> Path | None:
     raise FileError(f"There is no saved model at {name!r}. {hint}")
 
 
-def _load(path: Path, *, device: str | torch.device, settings: Mapping[str, Any], adapt: Adapt | None) -> Model:
-    from worldline.models.base import build_outline, load_weights, read_pretrained
+def rebuild(
+    saved: Pretrained,
+    *,
+    config_at: str,
+    weights_at: str,
+    settings: Mapping[str, Any] | None = None,
+    adapt: Adapt | None = None,
+) -> Model:
+    """Return the model that was saved, wherever that was read from, in evaluation mode.
+
+    Args:
+        saved: Family, configuration and weights; none of it is trusted.
+        config_at: What messages call the place of the configuration.
+        weights_at: The same of the weights.
+        settings: Fields of the configuration that it must have.
+        adapt: As for `create_adapted`.
+
+    Raises:
+        ConfigError: The configuration cannot be used, or differs from `settings`.
+        DataError: The weights are not those of the configuration.
+    """
+    from worldline.models.base import build_outline, load_weights
     from worldline.tensor_files import RESTORE, check_tensors
 
-    place = resolve_device(device)
-    saved = read_pretrained(path)
     try:
         family, _ = registry.resolve(saved.family)
         config_class = registry.load(family, family.config)
         config = from_dict(config_class, saved.config, where="config")
     except ConfigError as error:
-        raise ConfigError(f"{path}/config.json cannot be used: {error} {RESTORE}") from error
-    asked = from_dict(config_class, {**saved.config, **settings}, where=family.name)
-    if asked != config:
-        raise ConfigError(f"The model saved in {path} has other settings than those given. Load it without settings.")
+        raise ConfigError(f"{config_at} cannot be used: {error} {RESTORE}") from error
+    if from_dict(config_class, {**saved.config, **(settings or {})}, where=family.name) != config:
+        raise ConfigError(
+            f"The model saved in {config_at} has other settings than those given. Load it without settings."
+        )
     model_class = _model_class(family, adapt)
     # The shapes are compared before any memory is taken for them: the file may claim what it likes.
     try:
         outline = build_outline(lambda: model_class(config), num_tensors=len(saved.tensors))
     except DataError as error:
-        raise DataError(f"{path}/config.json does not describe the model that was saved: {error}. {RESTORE}") from error
-    check_tensors(outline, saved.tensors, where=f"{path}/model.safetensors")
+        raise DataError(f"{config_at} does not describe the model that was saved: {error}. {RESTORE}") from error
+    check_tensors(outline, saved.tensors, where=weights_at)
     model = model_class(config)
-    load_weights(model, saved.tensors, where=f"{path}/model.safetensors")
-    return model.to(place).eval()
+    load_weights(model, saved.tensors, where=weights_at)
+    return model.eval()
+
+
+def _load(path: Path, *, device: str | torch.device, settings: Mapping[str, Any], adapt: Adapt | None) -> Model:
+    from worldline.models.base import read_pretrained
+
+    place = resolve_device(device)
+    saved = read_pretrained(path)
+    where = {"config_at": f"{path}/config.json", "weights_at": f"{path}/model.safetensors"}
+    return rebuild(saved, **where, settings=settings, adapt=adapt).to(place)
 
 
 def _model_class(family: registry.Family, adapt: Adapt | None) -> type[Model]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -44,6 +45,35 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
         sync(paths[0].parent)
     finally:
         _unlink(besides)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden sibling folder to write into, which takes the place of `path` once all in it is on the disk.
+
+    After an error it is deleted.
+
+    Raises:
+        FileExistsError: `path` is there already; it is left as it is.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "it is there already", str(path))
+    beside = path.with_name(f".{path.name}.tmp")
+    if os.path.lexists(beside):  # left by a kill
+        remove(beside)
+    make_folders(path.parent)
+    change(beside.mkdir)
+    try:
+        yield beside
+        for folder, _, names in os.walk(beside):
+            for name in names:
+                sync(Path(folder, name))
+            sync(Path(folder))
+        change(os.rename, beside, path)
+        sync(path.parent)
+    finally:
+        if beside.exists():
+            remove(beside)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -101,6 +131,13 @@ def sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def total_size(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; links are not followed."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(item.lstat().st_size for item in path.rglob("*") if item.is_file() and not item.is_symlink())
 
 
 def set_aside(paths: Sequence[Path]) -> Path | None:

@@ -7,8 +7,11 @@ has no other, so models draw all their noise from it, and the trainer seeds, sav
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from worldline.errors import DataError
 
@@ -74,6 +77,26 @@ def continuing(states: dict[str, Tensor]) -> Iterator[None]:
     finally:
         states.update(rng_state())
         set_rng_state(before)
+
+
+@contextlib.contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """Run the body, somebody else's code on the CPU, under its own seed of Python's, NumPy's and torch's generators.
+
+    All of them are left as they were. Accelerators' generators are not touched, which makes it cheap.
+    """
+    import torch
+
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - it is not ours
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
 
 
 @contextlib.contextmanager

@@ -120,3 +120,25 @@ def test_success_is_shown_where_the_environment_speaks_of_it(capsys):
     assert "success" not in capsys.readouterr().out
     assert run("eval", "expert", "--env", "robot:reach", "--episodes", 2) == 0
     assert "100.0%" in capsys.readouterr().out
+
+
+def test_a_folder_with_numbers_report_and_videos(tmp_path, capsys):
+    pytest.importorskip("av")
+    pytest.importorskip("OpenGL")
+    data, out = tmp_path / "reach.npz", tmp_path / "evaluation"
+    assert run("collect", "robot:reach", "--policy", "expert", "--episodes", 3, "--out", data) == 0
+    arguments = ["--env", "robot:reach", "--episodes", 3, "--seed", 0, "--out", out, "--videos", 2, "--data", data]
+    assert run("eval", "expert", *arguments) == 0
+    numbers = json.loads((out / "evaluation.json").read_text())
+    assert numbers["successes"] == [True] * 3
+    assert numbers["action_errors"] == pytest.approx([0.0] * 4, abs=1e-6)  # the same policy in the same states
+    assert sorted(path.name for path in (out / "videos").iterdir()) == ["episode_0.mp4", "episode_1.mp4"]
+    text = (out / "report.html").read_text()
+    assert text.count("<img") == 2
+    assert "Episode with seed 1" in text
+    assert "100.0%" in text
+    capsys.readouterr()
+    assert run("eval", "expert", "--env", "robot:reach", "--videos", 1) == 2
+    assert "add --out" in capsys.readouterr().err
+    assert run("eval", "expert", "--env", "robot:reach", "--episodes", 1, "--videos", 2, "--out", out) == 2
+    assert "--videos must be" in capsys.readouterr().err

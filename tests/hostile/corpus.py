@@ -8,12 +8,24 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from hostile import data_files, model_files  # each adds its cases
+from hostile import array_files, data_files, flowshield_files, model_files  # each adds its cases
+from hostile.flowshield_files import valid_flowshield, valid_trajectories
 from hostile.making import CASES, MARKER, npz, official
 from hostile.model_files import valid_checkpoint, valid_model, valid_online
 
-__all__ = ["CASES", "MARKER", "data_files", "make_all", "model_files", "npz", "official", "valid_checkpoint"]
-__all__ += ["valid_model", "valid_online"]
+__all__ = [
+    "CASES",
+    "MARKER",
+    "array_files",
+    "data_files",
+    "flowshield_files",
+    "make_all",
+    "model_files",
+    "npz",
+    "official",
+    "valid_checkpoint",
+]
+__all__ += ["valid_flowshield", "valid_model", "valid_online", "valid_trajectories"]
 
 
 def make_all(root: Path) -> dict[str, tuple[tuple[str, ...], Path]]:

@@ -31,7 +31,7 @@ from hostile.making import (
 
 # --- files for readers of data and of official checkpoints --------------------
 
-ANY_FILE = ("buffer", "official")
+ANY_FILE = ("buffer", "official", "trajectories")
 PICKLES: dict[str, bytes | Callable[[], bytes]] = {
     "reduce in a .pt": lambda: saved({"model": Payload()}),
     "reduce in an old .pt": lambda: saved({"model": Payload()}, _use_new_zipfile_serialization=False),

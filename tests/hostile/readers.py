@@ -21,11 +21,15 @@ from typing import Any
 
 import torch
 
+from flowshield import training
+from flowshield.training import TrajectoryDataset
 from training.killable_run import ActingModel, _open_sampler
 from training.tiny_training import TinyModel, TinySampler, make_config
 from worldline.cli import runs
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
+from worldline.data.dataset import Dataset
+from worldline.data.formats.pickled import read_pickle
 from worldline.errors import WorldlineError
 from worldline.models.tdmpc2 import TDMPC2
 from worldline.training import CheckpointCallback, DataCallback, EarlyStoppingCallback, LoggingCallback, Trainer
@@ -55,7 +59,11 @@ def log(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "buffer": ReplayBuffer.load,
+    "dataset": Dataset,
     "official": TDMPC2.from_official,
+    "trajectories": TrajectoryDataset,
+    "pickle": read_pickle,
+    "flowshield checkpoint": training.load_checkpoint,
     "checkpoint": load_checkpoint,
     "resume": resume,
     "online": resume_online,

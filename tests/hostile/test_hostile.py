@@ -11,8 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numcodecs import blosc
 
-from hostile.corpus import CASES, MARKER, make_all, npz, official, valid_checkpoint, valid_model, valid_online
+from hostile.array_files import columns, hdf5, zarr
+from hostile.corpus import (
+    CASES,
+    MARKER,
+    make_all,
+    npz,
+    official,
+    valid_checkpoint,
+    valid_flowshield,
+    valid_model,
+    valid_online,
+    valid_trajectories,
+)
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux does")
 
@@ -40,7 +53,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], d
     valid_model(good / "model")
     valid_online(good / "online")
     (good / "metrics.jsonl").write_text('{"step": 1}\n')
+    (good / "data.h5").write_bytes(hdf5())
+    zarr(good / "data.zarr")
+    zarr(good / "blosc.zarr", compressor={"id": "blosc"}, chunk=blosc.compress(bytes(72), b"lz4", 5))
+    columns(good / "columns")
     benign = [
+        ("buffer", "data.h5"),
+        ("buffer", "data.zarr"),
+        ("buffer", "blosc.zarr"),
+        ("dataset", "columns"),
         ("buffer", "replay.npz"),
         ("official", "official.pt"),
         ("checkpoint", "checkpoints"),
@@ -48,7 +69,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], d
         ("model", "model"),
         ("online", "online"),
         ("metrics", "."),
+        ("trajectories", "replay.npz"),
+        ("trajectories", "trajectories.pkl"),
+        ("flowshield checkpoint", "flowshield.pt"),
     ]
+    valid_trajectories(good / "trajectories.pkl")
+    valid_flowshield(good / "flowshield.pt")
     listed = {"hostile": hostile, "benign": [(reader, str(good / path)) for reader, path in benign]}
     (root / "list.json").write_text(json.dumps(listed))
     command = [

@@ -17,6 +17,7 @@ from worldline.errors import ConfigError, DataError
 from worldline.models.base import WorldModel, num_trained
 from worldline.models.bc import BC, SIZES, BCConfig
 from worldline.protocols import Policy, Trainable
+from worldline.statistics import ColumnStatistics
 from worldline.training import Trainer, TrainingConfig
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -204,8 +205,10 @@ def test_other_actions_than_it_was_built_for():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"obs_shape": (64, 64, 3)}, "Use dreamerv3 or tdmpc2, which learn from images"),
-        ({"obs_shape": {"camera": (8, 8, 3), "joints": (3,)}}, "'camera'"),
+        ({"obs_shape": {"left": (8, 8, 3), "right": (16, 16, 3)}}, "Resize them"),
+        ({"image_widths": (12,)}, "image_widths must be multiples of 8"),
+        ({"image_shift": -1}, "image_shift must be between"),
+        ({"loss": "squared"}, "discrete ones have loss='likelihood'"),
         ({"obs_shape": (0,)}, "positive dimensions"),
         ({"units": 0}, "units must be between"),
         ({"layers": 65}, "layers must be between"),
@@ -218,3 +221,30 @@ def test_other_actions_than_it_was_built_for():
 def test_what_is_refused(settings: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         BCConfig(**({"obs_shape": (4,), "action_dim": 3} | settings))
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("squared", (0.5**2 + 1.0**2) / 2), ("absolute", 0.75)])
+def test_errors_of_continuous_actions_by_hand(loss: str, expected: float):
+    model = with_constant_output(make_model("continuous", loss=loss), [0.0, math.atanh(0.5)])
+    result = model.compute_loss(make_batch(torch.zeros(1, 1, 4), torch.tensor([[[0.5, -0.5]]])))
+    assert float(result["loss"].detach()) == pytest.approx(expected, abs=1e-6)
+    sampled, _ = model.act(torch.zeros(3, 4))
+    assert torch.allclose(sampled, torch.tensor([0.0, 0.5]).expand(3, 2), atol=1e-6)
+
+
+def test_a_model_of_vectors_has_the_weights_it_always_had():
+    """Those that were saved before images could be read are still loaded."""
+    assert {name.partition(".")[0] for name in make_model("continuous").state_dict()} == {"net", "raw_std"}
+
+
+def test_normalising_by_the_data():
+    model = make_model("continuous", normalization="standard")
+    assert not model.is_fitted
+    assert make_model("continuous").is_fitted
+    with pytest.raises(DataError, match="call model"):
+        model.act(torch.zeros(1, 4))
+    obs = torch.tensor([[1.0, 0, 0, 0], [3.0, 0, 0, 0]])
+    model.fit({"obs": ColumnStatistics.of([obs.numpy()])})
+    inputs = model.inputs({"obs": obs[:, None]})
+    assert inputs.vectors is not None
+    assert inputs.vectors[:, 0].tolist() == [[-1.0, 0, 0, 0], [1.0, 0, 0, 0]]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldline.ops.masking import masked_mean
+from worldline.ops.masking import extend, masked_mean
 
 
 def test_by_hand():
@@ -38,3 +38,13 @@ def test_gradients():
 def test_shapes_are_checked():
     with pytest.raises(AssertionError, match=r"\(3,\) do not match mask \(3, 1\)"):
         masked_mean(torch.zeros(3), torch.ones(3, 1, dtype=torch.bool))
+
+
+def test_extending_repeats_the_first_and_the_last_real_row():
+    values = torch.tensor([[float("nan"), 1.0, 2.0, float("inf")], [5.0, 6.0, 7.0, 8.0], [float("nan")] * 4])
+    mask = torch.tensor([[False, True, True, False], [True, False, False, False], [False] * 4])
+    assert extend(values, mask).tolist() == [[1.0, 1.0, 2.0, 2.0], [5.0, 5.0, 5.0, 5.0], [0.0] * 4]
+    images = torch.arange(8, dtype=torch.uint8).view(1, 4, 2)
+    assert extend(images, mask[:1]).tolist() == [[[2, 3], [2, 3], [4, 5], [4, 5]]]
+    with pytest.raises(AssertionError, match="does not lead"):
+        extend(values, mask[:, :3])

@@ -4,11 +4,12 @@ import dataclasses
 import html.parser
 import re
 
+import numpy as np
 import pytest
 
 from worldline.errors import FileError
 from worldline.report.figures import learning_curves
-from worldline.report.page import Figure, Page, Section, Table, Tile, render, write
+from worldline.report.page import Figure, Page, Picture, Section, Table, Tile, render, write
 from worldline.report.svg import LineChart, Series
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -123,3 +124,11 @@ def test_a_folded_section_shows_its_heading_only():
     assert re.search(r"<details>\s*<summary><h2>Machine</h2></summary>.*<svg.*</details>", text, re.DOTALL)
     assert "<h2>Open</h2>" in text
     assert text.count("<details>") == 1
+
+
+def test_pictures_are_inside_the_page():
+    picture = Picture(image=np.zeros((2, 3, 3), np.uint8), caption='A "dark" <one>.')
+    text = render(Page(title="t", summary="", sections=[Section(title="s", pictures=[picture])]))
+    assert f'src="{picture.address}"' in text
+    assert text.count("A &#34;dark&#34; &lt;one&gt;.") == 2  # for those who see it, and for those who do not
+    assert set(re.findall(r'(?:src|href)="([^,]*)', text)) == {"data:image/png;base64"}

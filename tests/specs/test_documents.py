@@ -1,4 +1,4 @@
-"""Run every Python block of the documents of WorldFlux and WorldLoom, in order, as a reader would.
+"""Run every Python block of the documents of WorldFlux, WorldLoom and SimScaleAI, in order, as a reader would.
 
 The documents are not part of this repository: they are looked for in `../shared/specs`, or where `WORLDLINE_SPECS`
 says.
@@ -10,6 +10,9 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +32,14 @@ SHRINK = [
     (r"\bseq_len=50\b", "seq_len=8"),
     (r"size12m", "size1m"),
     (r"cuda", "cpu"),
+    # SimScaleAI's: a checkpoint that a block goes on from is written by the one before.
+    (r"TrainConfig\(max_steps=5000,", "TrainConfig(max_steps=4, save_every=2,"),
+    (r"max_steps=\d\d[\d_]+", "max_steps=4"),
+    (r"step_5000", "step_2"),
+    (r"TrainConfig\(resume_from", "TrainConfig(max_steps=6, resume_from"),
+    (r"(save|eval)_every=\d+_000", r"\1_every=2"),
+    (r"n_episodes=10\b", "n_episodes=2"),
+    (r"num_workers=4", "num_workers=1"),
     # The blocks before these lines say what an episode looks like and leave out the numbers.
     (r"(obs|actions|rewards|dones)=np\.array\(\[\.\.\.\]\)", r"\1=EPISODE['\1']"),
 ]
@@ -38,13 +49,14 @@ DOCUMENTS = {
     "worldflux-training-api-2026-02-05.md": 18,
     "worldflux-training-api-later.txt": 18,
     "worldloom-train-your-first-model.md": 9,
+    "simscaleai-training.md": 12,
 }
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_block_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    namespace = prepare(tmp_path)
+    namespace = prepare_robot(tmp_path) if name in CHECKS else prepare(tmp_path)
     found = list(blocks((SPECS / name).read_text(encoding="utf-8"), fenced=name.endswith(".md")))
     assert len(found) == DOCUMENTS[name]
     for line, code in found:
@@ -55,7 +67,7 @@ def test_every_block_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exec(compiled, namespace)
-    check(name, namespace, tmp_path)
+    CHECKS.get(name, check)(name, namespace, tmp_path)
 
 
 def prepare(folder: Path) -> dict[str, Any]:
@@ -87,6 +99,37 @@ def check(name: str, namespace: dict[str, Any], folder: Path) -> None:
     else:
         assert namespace["buffer"].num_transitions == 200
         assert namespace["trained_model"] is namespace["model"]
+
+
+def prepare_robot(folder: Path) -> dict[str, Any]:
+    """Record what SimScaleAI's document takes for granted, and return the names that it leaves to the reader."""
+    from torch.utils.data import DataLoader
+
+    from simscaleai.sim.demonstrations import record, write
+    from simscaleai.training.data.dataset import DummyTrajectoryDataset
+
+    write(folder / "data" / "reach.h5", record("reach", num_episodes=5, action_noise=0.5))
+    train_loader = DataLoader(DummyTrajectoryDataset(num_samples=100), batch_size=32)
+    return {"__name__": "__main__", "train_loader": train_loader, "my_custom_eval": lambda model: {"score": 1.0}}
+
+
+def check_robot(name: str, namespace: dict[str, Any], folder: Path) -> None:
+    """Check what SimScaleAI's document promises at its end."""
+    import torch
+
+    metrics, sample = namespace["metrics"], namespace["sample"]
+    assert metrics["global_step"] == 4
+    assert np.isfinite(metrics["final_loss"])
+    assert {"eval/loss", "eval/success_rate", "best_eval_loss"} <= metrics.keys()
+    assert sample["observations"]["joint_pos"].shape == (10, 7)
+    assert sample["actions"].shape == (10, 4)
+    saved = torch.load(folder / "checkpoints" / "final.pt", weights_only=True)
+    assert tuple(saved) == tuple(namespace["checkpoint"])
+    kept = folder / "checkpoints" / "superseded_001"  # of the block before: it went on from step 2 to 6
+    assert torch.load(kept / "final.pt", weights_only=True)["step"] in (4, 6)
+
+
+CHECKS = {"simscaleai-training.md": check_robot}
 
 
 def blocks(text: str, *, fenced: bool) -> Iterator[tuple[int, str]]:
@@ -162,3 +205,45 @@ def test_blocks_without_fences():
     assert found[0][1].startswith("from a import b\n")
     assert found[0][1].endswith("rest=2,\n)\n")
     assert found[1][1] == "# note\nclass C(b):\n    pass\n"
+
+
+def shell_lines() -> list[list[str]]:
+    """Return the commands of SimScaleAI's document."""
+    text = (SPECS / "simscaleai-training.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [shlex.split(block.replace("\\\n", " ")) for block in found]
+
+
+def test_the_line_that_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from simscaleai.tools.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    prepare_robot(tmp_path)
+    program, *arguments = shell_lines()[1]
+    assert program == "simscale"
+    few = ["--max-steps", "4", "--save-every", "2", "--num-workers", "0"]
+    assert main([*arguments[: arguments.index("--resume")], *few]) == 0
+    (tmp_path / "checkpoints" / "step_2.pt").rename(tmp_path / "checkpoints" / "step_5000.pt")
+    assert main([*arguments, *few]) == 0
+    assert re.search(r"global_step +4", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_the_line_of_torchrun(tmp_path: Path):
+    program, *arguments = shell_lines()[0]
+    assert program == "torchrun"
+    shrunk = [re.sub(r"=4$", "=2", argument) for argument in arguments]
+    for option, value in (("--max-steps", "3"), ("--batch-size", "4")):
+        shrunk[shrunk.index(option) + 1] = value
+    tiny = ["--set", "image_size=16", "--set", "hidden_dim=16", "--set", "n_layers=1", "--num-workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *shrunk, *tiny],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2] / "src"), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"global_step +3", done.stdout)) == 1  # one model, of which one process tells
+    assert (tmp_path / "checkpoints" / "final.pt").is_file()

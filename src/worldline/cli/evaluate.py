@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -21,13 +23,16 @@ from worldline.cli.options import (
     parse_env_settings,
     set_num_threads,
 )
+from worldline.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from worldline.evaluation.rollout import EvaluationResult
+    from worldline.episode import Array
+    from worldline.evaluation.rollout import Environment, EvaluationResult
     from worldline.protocols import Policy
 
+_FILM_SIZE = 256  # pixels
 _MAX_NAME = 24  # letters of a policy's name that a table has room for in one line
 
 _DESCRIPTION = """\
@@ -36,6 +41,7 @@ Run a trained model in an environment and hold it against random actions.
 Examples:
   worldline eval runs/cartpole --env CartPole-v1 --episodes 20
   worldline eval runs/cartpole/final --env CartPole-v1 --json
+  worldline eval runs/reach --env robot:reach --episodes 200 --out evaluations/reach --videos 4
   worldline eval runs/lunar --env LunarLander-v3 --env-set continuous=true --command 200 250 --stochastic
 """
 
@@ -61,6 +67,20 @@ class EvalOptions:
     num_threads: NumThreads = 0
     json: bool = False
     """Print one JSON object instead of a table."""
+    out: Path | None = None
+    """A folder for evaluation.json, report.html and the videos."""
+    videos: int = 0
+    """How many episodes to film, from the first; they go into the folder --out."""
+    data: Path | None = None
+    """Recorded episodes: the report then says how far the policy's actions are from those recorded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Films:
+    """What the first episodes of an evaluation look like."""
+
+    num_wanted: int
+    frames: dict[int, Array] = dataclasses.field(default_factory=dict)  # seed -> [T + 1, H, W, 3] uint8
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -70,6 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.envs.make import make_env  # loads Gymnasium: not before --help is answered
 
     check_seed(options.seed)
+    _check_outputs(options)
     set_num_threads(options.num_threads)
     env_settings = parse_env_settings(options.env_settings)
     env = make_env(options.env, **env_settings)
@@ -85,10 +106,12 @@ def main(arguments: Sequence[str]) -> None:
         )
         for name in names
     }
+    films = Films(num_wanted=options.videos)
     measured = {
         name: evaluate(
             options.env,
             actor,
+            films=films if name == options.model else None,
             num_episodes=options.episodes,
             seed=options.seed,
             deterministic=not options.stochastic,
@@ -97,12 +120,25 @@ def main(arguments: Sequence[str]) -> None:
         )
         for name, actor in actors.items()
     }
+    numbers = _as_json(options, measured)
+    if options.out is not None:
+        from worldline.cli.evaluate_report import recorded_action_errors, write_evaluation
+
+        errors = None if options.data is None else recorded_action_errors(options.data, actors[options.model])
+        write_evaluation(options.out, numbers, measured, films.frames, errors)
     if options.json:
-        print(json.dumps(_as_json(options, measured), indent=2))
+        print(json.dumps(numbers, indent=2))
     else:
         results.print(returns_table(f"{options.env}, {options.episodes} episodes", measured))
         if options.command is not None:
             results.print(obedience_table(options.command, measured[options.model]))
+
+
+def _check_outputs(options: EvalOptions) -> None:
+    if options.videos < 0 or options.videos > options.episodes:
+        raise ConfigError(f"--videos must be between 0 and the {options.episodes} episodes; got {options.videos}.")
+    if options.out is None and (options.videos or options.data is not None):
+        raise ConfigError("--videos and --data are for the report: add --out, the folder that it goes into.")
 
 
 def evaluate(
@@ -114,15 +150,28 @@ def evaluate(
     deterministic: bool,
     label: str,
     env_settings: Mapping[str, Any] | None = None,
+    films: Films | None = None,
 ) -> EvaluationResult:
-    """Run `actor` in the environment, made with `env_settings`, with a progress bar."""
+    """Run `actor` in the environment, made with `env_settings`, with a progress bar, and fill `films`."""
     from worldline.cli.terminal import episode_progress
     from worldline.envs.make import make_env
     from worldline.evaluation.rollout import evaluate_policy
+    from worldline.evaluation.video import filming
 
+    settings = dict(env_settings or {})
+    make: Callable[[], Environment] = functools.partial(make_env, env_id, **settings)
+    if films is not None and films.num_wanted > 0:
+        shown = {"render_mode": "rgb_array", "image_size": _FILM_SIZE, **settings}
+        if settings.get("observe", "state") != "state":  # the size of what is observed is that of all pictures
+            shown["image_size"] = settings.get("image_size", 64)
+        make = filming(
+            functools.partial(make_env, env_id, **shown),
+            films.frames.__setitem__,
+            seeds=range(seed, seed + films.num_wanted),
+        )
     with episode_progress(label, num_episodes) as on_episode:
         return evaluate_policy(
-            lambda: make_env(env_id, **(env_settings or {})),
+            make,
             actor,
             num_episodes=num_episodes,
             seed=seed,
@@ -177,7 +226,7 @@ def returns_table(title: str, measured: Mapping[str, EvaluationResult]) -> Table
     table.add_column("policy", overflow="fold", no_wrap=longest <= _MAX_NAME)
     header, rows = returns_rows(measured)
     for name in header:
-        table.add_column(name, justify="right", no_wrap=name == "95% interval")
+        table.add_column(name, justify="right", no_wrap=name.endswith("interval"))
     for name, row in zip(measured, rows, strict=True):
         table.add_row(name, *row)
     return table
@@ -207,30 +256,24 @@ def obedience_table(command: tuple[float, float], result: EvaluationResult) -> T
 def returns_rows(measured: Mapping[str, EvaluationResult]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the lines of a table of what policies achieved, as text.
 
-    Success comes first, where an environment speaks of it.
+    Where the environment speaks of success, that comes first, and the spread of the returns gives way to it.
     """
-    header = ["mean return", "std", "95% interval", "min", "max", "mean length"]
-    rows = [_returns_row(result) for result in measured.values()]
+    columns = [_columns(result) for result in measured.values()]
+    names = ["mean return", "std", "95% interval", "min", "max", "mean length"]
     if any(result.successes is not None for result in measured.values()):
-        header = ["success", "95% interval", *header]
-        rows = [_success_row(result) + row for result, row in zip(measured.values(), rows, strict=True)]
-    return header, rows
+        names = ["success", "its interval", "mean return", "95% interval", "mean length"]
+    return names, [[column[name] for name in names] for column in columns]
 
 
-def _returns_row(result: EvaluationResult) -> list[str]:
-    interval = interval_or_none(result)
-    return [
-        f"{result.mean:.1f}",
-        f"{result.std:.1f}",
-        f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "-",
-        f"{min(result.returns):.1f}",
-        f"{max(result.returns):.1f}",
-        f"{sum(result.lengths) / len(result.lengths):.1f}",
-    ]
-
-
-def _success_row(result: EvaluationResult) -> list[str]:
-    rate, interval = result.success_rate, result.success_interval95
-    if rate is None or interval is None:
-        return ["-", "-"]
-    return [f"{rate:.1%}", f"{interval[0]:.1%} to {interval[1]:.1%}"]
+def _columns(result: EvaluationResult) -> dict[str, str]:
+    interval, rate, success = interval_or_none(result), result.success_rate, result.success_interval95
+    return {
+        "success": "-" if rate is None else f"{rate:.1%}",
+        "its interval": "-" if success is None else f"{success[0]:.1%} to {success[1]:.1%}",
+        "mean return": f"{result.mean:.1f}",
+        "std": f"{result.std:.1f}",
+        "95% interval": f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "-",
+        "min": f"{min(result.returns):.1f}",
+        "max": f"{max(result.returns):.1f}",
+        "mean length": f"{statistics.fmean(result.lengths):.1f}",
+    }

@@ -1,4 +1,4 @@
-"""`worldline inspect`: what is in a data file, a run, a saved model, or the list of models."""
+"""`worldline inspect`: what is in data, a run, a saved model, or the list of models."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ from worldline.errors import FileError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from worldline.data.buffer import ReplayBuffer
-    from worldline.episode import Array, Episode
-
 MODELS = "models"
-_MAX_COMPONENTS = 8  # rows of a vector observation that are listed one by one
 _EXAMPLE = {"obs_shape": (4,), "action_dim": 2}
 
 _DESCRIPTION = """\
-Show what is in a data file, a run, a saved model, or the list of models.
+Show what is in data, a run, a saved model, or the list of models.
 
 Examples:
   worldline inspect models
   worldline inspect cartpole.npz
+  worldline inspect can_ph.hdf5 --report can.html
   worldline inspect runs/cartpole
 """
 
@@ -38,7 +35,9 @@ class InspectOptions:
     """Options of `worldline inspect`."""
 
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
-    """A data file, the folder of a run or a saved model, or the word models."""
+    """Data of any format, the folder of a run or a saved model, or the word models."""
+    report: Path | None = None
+    """Of data: also write a page with plots to this file."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,14 +48,20 @@ def main(arguments: Sequence[str]) -> None:
     path = Path(options.target).expanduser()
     if options.target == MODELS:
         tables = [_models()]
-    elif path.is_file():
-        tables = _data_file(path)
+    elif path.is_file() or _is_data(path):
+        tables = _data(path, options.report)
     elif path.is_dir():
         tables = _run(path) if (path / runs.CONFIG).is_file() else [_saved_model(path)]
     else:
-        raise FileError(f"There is no {path}. Give a data file, a folder, or the word models.")
+        raise FileError(f"There is no {path}. Give data, a folder, or the word models.")
     for table in tables:
         results.print(table)
+
+
+def _is_data(path: Path) -> bool:
+    from worldline.data.formats.catalog import FORMATS, module_of
+
+    return path.is_dir() and any(module_of(name).detect(path) for name, known in FORMATS.items() if known.is_folder)
 
 
 def _models() -> Table:
@@ -74,48 +79,25 @@ def _models() -> Table:
     return table
 
 
-def _data_file(path: Path) -> list[Table]:
-    import numpy as np
+def _data(path: Path, report: Path | None) -> list[Table]:
+    from worldline.cli.inspect_data import column_rows, summary_rows, write_report
+    from worldline.cli.terminal import results
+    from worldline.data.formats.catalog import detect_format, read_recording
+    from worldline.data.summary import summarise
 
-    from worldline.data.buffer import ReplayBuffer
-
-    buffer = ReplayBuffer.load(path)
-    episodes = list(buffer.episodes())
-    returns = np.array([episode.rewards.sum(dtype=np.float64) for episode in episodes])
-    lengths = np.array([len(episode) for episode in episodes])
-    spec = buffer.spec
+    with read_recording(path) as recording:
+        found = summarise(recording)
+        facts = summary_rows(path, detect_format(path), recording, found)
     summary = _table(str(path), "", "")
     summary.show_header = False
-    summary.add_row("file", f"{path.stat().st_size:,} bytes")
-    summary.add_row("episodes", f"{buffer.num_episodes:,}")
-    summary.add_row("steps", f"{buffer.num_transitions:,}")
-    summary.add_row("length", _spread(lengths))
-    summary.add_row("return", _spread(returns))
-    summary.add_row("ended", _endings(episodes))
-    summary.add_row("final observations", f"{sum(e.final_obs is not None for e in episodes):,} episodes")
-    summary.add_row("actions", f"{spec.action_type}, {spec.action_dim} wide")
-    if environments := sorted({str(episode.meta["env"]) for episode in episodes if "env" in episode.meta}):
-        summary.add_row("environment", ", ".join(environments))
-    return [summary, _columns(buffer, episodes)]
-
-
-def _columns(buffer: ReplayBuffer, episodes: Sequence[Episode]) -> Table:
-    import numpy as np
-
-    from worldline.episode import named_obs
-
-    table = _table("Columns", "name", "shape", "dtype", "min", "mean", "max")
-    columns: dict[str, Array] = {}
-    for name in named_obs(episodes[0].obs):
-        columns[name] = np.concatenate([named_obs(episode.obs)[name] for episode in episodes])
-    columns["actions"] = np.concatenate([episode.actions for episode in episodes])
-    columns["rewards"] = np.concatenate([episode.rewards for episode in episodes])
-    for name, column in columns.items():
-        table.add_row(name, str(column.shape[1:]), str(column.dtype), *_range(column))
-        if column.ndim == 2 and 1 < column.shape[1] <= _MAX_COMPONENTS:
-            for index in range(column.shape[1]):
-                table.add_row(f"  {name}[{index}]", "", "", *_range(column[:, index]))
-    return table
+    for row in facts:
+        summary.add_row(*row)
+    columns = _table("Columns", "name", "shape", "dtype", "min", "mean", "max", "not finite")
+    for row in column_rows(found):
+        columns.add_row(*row)
+    if report is not None:
+        results.print(f"Wrote {write_report(report, path, facts, found)}", soft_wrap=True, markup=False)
+    return [summary, columns]
 
 
 def _run(path: Path) -> list[Table]:
@@ -185,22 +167,6 @@ def _table(title: str, *headers: str) -> Table:
     for index, header in enumerate(headers):
         table.add_column(header, overflow="fold", justify="left" if index == 0 or len(headers) == 2 else "right")
     return table
-
-
-def _spread(values: Array) -> str:
-    return f"{values.min():,.4g} to {values.max():,.4g}, mean {values.mean():,.4g}"
-
-
-def _range(column: Array) -> list[str]:
-    return [f"{value:.4g}" for value in (column.min(), column.mean(dtype="float64"), column.max())]
-
-
-def _endings(episodes: Sequence[Episode]) -> str:
-    terminated = sum(episode.terminated for episode in episodes)
-    truncated = sum(episode.truncated and not episode.terminated for episode in episodes)
-    neither = len(episodes) - terminated - truncated
-    parts = [f"{terminated:,} terminated", f"{truncated:,} truncated"]
-    return ", ".join(parts + ([f"{neither:,} broken off"] if neither else []))
 
 
 def _size(folder: Path) -> str:

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from worldline import __version__
 from worldline.errors import WorldlineError, nearest
@@ -19,10 +19,21 @@ from worldline.errors import WorldlineError, nearest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
-    """A module of this package with `main(arguments)`, loaded when it is called."""
+    """A module with `main(arguments)`, loaded when it is called; without a dot in its name one of this package."""
 
     module: str
     summary: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """A program of several commands: `worldline`, and those of the front doors."""
+
+    name: str
+    summary: str
+    commands: Mapping[str, Command]
+    epilogue: str
+    resumable: tuple[str, ...] = ()  # commands that go on with --resume
 
 
 COMMANDS = {
@@ -32,9 +43,8 @@ COMMANDS = {
     "launch": Command(module="launch", summary="Train in several processes, of one host or of several."),
     "eval": Command(module="evaluate", summary="Run a trained model in an environment."),
     "compare": Command(module="compare", summary="Train several models on one data file and hold them side by side."),
-    "inspect": Command(
-        module="inspect", summary="Show what is in a data file, a run, a saved model, or the model list."
-    ),
+    "convert": Command(module="convert", summary="Write data of one format in another."),
+    "inspect": Command(module="inspect", summary="Show what is in data, a run, a saved model, or the model list."),
     "view": Command(module="view", summary="Look at the runs in a folder, in a browser on this machine."),
 }
 
@@ -57,11 +67,20 @@ WRONG_USE = 2
 _DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+WORLDLINE = Program(
+    name="worldline",
+    summary="train agents that learn from trajectories",
+    commands=COMMANDS,
+    epilogue=_EPILOGUE,
+    resumable=("train", "launch", "demo", "compare"),
+)
+
+
+def main(arguments: Sequence[str] | None = None, program: Program = WORLDLINE) -> int:
     """Run a command and return the exit status: 0, 2 after a user's mistake, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
         try:
-            return _run(list(sys.argv[1:] if arguments is None else arguments))
+            return _run(list(sys.argv[1:] if arguments is None else arguments), program)
         finally:
             sys.stdout.flush()  # here, where a closed pipe has an answer
     except BrokenPipeError:
@@ -71,23 +90,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], program: Program) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
+        print(_overview(program))
         return 0
     if arguments[0] in ("-V", "--version"):
-        print(f"worldline {__version__}")
+        print(f"{program.name} {__version__}")
         return 0
-    if arguments[0] not in COMMANDS:
-        return _fail(f"There is no command {arguments[0]!r}. {nearest(arguments[0], COMMANDS)}")
+    if arguments[0] not in program.commands:
+        return _fail(f"There is no command {arguments[0]!r}. {nearest(arguments[0], program.commands)}")
     with warnings.catch_warnings():
         warnings.showwarning = _warn
-        return _call(arguments)
+        return _call(arguments, program)
 
 
-def _call(arguments: Sequence[str]) -> int:
+def _call(arguments: Sequence[str], program: Program) -> int:
+    module = program.commands[arguments[0]].module
     try:
-        importlib.import_module(f"worldline.cli.{COMMANDS[arguments[0]].module}").main(arguments[1:])
+        importlib.import_module(module if "." in module else f"{__package__}.{module}").main(arguments[1:])
     except WorldlineError as error:
         return _fail(str(error))
     except (MemoryError, OSError, RuntimeError) as error:
@@ -95,11 +115,11 @@ def _call(arguments: Sequence[str]) -> int:
             raise
         return _fail(message)
     except KeyboardInterrupt:
-        return _interrupted(arguments, INTERRUPTED)
+        return _interrupted(arguments, program, INTERRUPTED)
     except SystemExit as leaving:  # after SIGTERM; also tyro's, after --help and wrong options
         if leaving.code != TERMINATED:
             raise
-        return _interrupted(arguments, TERMINATED)
+        return _interrupted(arguments, program, TERMINATED)
     return 0
 
 
@@ -114,12 +134,12 @@ def _trouble_of_the_machine(error: BaseException) -> str | None:
     return f"Out of memory: {error}. Ask for less, such as a smaller --batch-size or model."
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+def _overview(program: Program) -> str:
+    width = max(map(len, program.commands))
+    commands = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in program.commands.items())
     return (
-        f"worldline {__version__}: train agents that learn from trajectories.\n\n"
-        f"Usage: worldline COMMAND ...\n\nCommands:\n{commands}\n\n{_EPILOGUE}"
+        f"{program.name} {__version__}: {program.summary}.\n\n"
+        f"Usage: {program.name} COMMAND ...\n\nCommands:\n{commands}\n\n{program.epilogue}"
     )
 
 
@@ -141,13 +161,13 @@ def _tell(text: str, *, style: str) -> None:
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _interrupted(arguments: Sequence[str], status: int) -> int:
+def _interrupted(arguments: Sequence[str], program: Program, status: int) -> int:
     message = "Interrupted."
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher says it, once
         return status
-    if arguments[0] in ("train", "launch", "demo", "compare"):
+    if arguments[0] in program.resumable:
         again = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
-        program = "worldline" if shutil.which("worldline") else sys.argv[0]
-        message = f"Interrupted. Go on where it stopped with: {program} {shlex.join(again)}"
+        name = program.name if shutil.which(program.name) else sys.argv[0]
+        message = f"Interrupted. Go on where it stopped with: {name} {shlex.join(again)}"
     _tell(message, style="yellow")
     return status

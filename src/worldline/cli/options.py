@@ -31,7 +31,15 @@ EnvSettings: TypeAlias = Annotated[
 ]
 
 
-def parse(cls: type[T], arguments: Sequence[str], *, command: str, description: str, default: T | None = None) -> T:
+def parse(
+    cls: type[T],
+    arguments: Sequence[str],
+    *,
+    command: str,
+    description: str,
+    default: T | None = None,
+    program: str = "worldline",
+) -> T:
     """Return the options that `arguments` ask for; `--help` and wrong options end the program.
 
     Args:
@@ -40,9 +48,10 @@ def parse(cls: type[T], arguments: Sequence[str], *, command: str, description: 
         command: The command's name, for messages.
         description: What `--help` says first.
         default: Values of the options that are not given; None takes those of the class.
+        program: What the command is one of, for messages.
     """
     config = (tyro.conf.FlagCreatePairsOff,)
-    prog = f"worldline {command}"
+    prog = f"{program} {command}"
     if default is None:
         return tyro.cli(cls, prog=prog, description=description, args=arguments, config=config)
     return tyro.cli(cls, prog=prog, description=description, args=arguments, config=config, default=default)

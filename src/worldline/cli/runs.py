@@ -6,6 +6,7 @@ Where the weights are averaged (`ema_decay`), `final/` has the average, and `fin
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from worldline import __version__
 from worldline.cli.online import FREE, OnlineConfig
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError, FileError
-from worldline.files import sha256, write_atomically
+from worldline.files import sha256, total_size, write_atomically
 from worldline.training.config import TrainingConfig, free_settings
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ CHECKPOINTS = "checkpoints"
 FINAL = "final"
 UNAVERAGED = "final_unaveraged"
 REPORT = "report.html"
+IMPORTED = "data"  # columns of what was too large for memory
 
 _MAX_CONFIG_BYTES = 1 << 16  # usual are some thousand
 _MAX_METRICS_BYTES = 1 << 28
@@ -169,20 +171,24 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collecti
     ]
 
 
-def check_resumed(saved: RunConfig, asked: RunConfig, *, out: Path) -> None:
-    """Check that the run that is asked for is the saved one, but for settings that may change.
-
-    Raises:
-        ConfigError: It is another one; the message has every difference.
-    """
+def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
+    """Return in what two runs differ, but for settings that may change."""
     changes = changed(to_dict(saved.training), to_dict(asked.training), free=free_settings(asked.training))
     if saved.model != asked.model:
         changes.append(f"the model was {saved.model}, not {asked.model}")
     changes += [f"the model's {change}" for change in changed(saved.model_config, asked.model_config)]
     changes += _data_changes(saved.data, asked.data)
     collected, collecting = (to_dict(config.online or OnlineConfig()) for config in (saved, asked))
-    changes += changed(collected, collecting, free=FREE)
-    if changes:
+    return changes + changed(collected, collecting, free=FREE)
+
+
+def check_resumed(saved: RunConfig, asked: RunConfig, *, out: Path) -> None:
+    """Check that the run that is asked for is the saved one, but for settings that may change.
+
+    Raises:
+        ConfigError: It is another one; the message has every difference.
+    """
+    if changes := differences(saved, asked):
         raise ConfigError(
             f"The run in {out} was begun differently: {'; '.join(changes)}. Resume it with what it was begun with, or "
             "begin a new one in another --out."
@@ -228,14 +234,30 @@ def steps_done(out: Path) -> int:
 
 
 def describe_data(path: Path, *, num_episodes: int, num_transitions: int) -> DataFile:
-    """Return what `config.yaml` records about a data file."""
+    """Return what `config.yaml` records about a data file or folder."""
     return DataFile(
         path=str(path),
-        size=path.stat().st_size,
-        sha256=sha256(path),
+        size=total_size(path),
+        sha256=_digest(path),
         num_episodes=num_episodes,
         num_transitions=num_transitions,
     )
+
+
+def _digest(path: Path) -> str:
+    """Return what tells one data set from another: the SHA-256 of a file, or of the digests of a folder's files.
+
+    The manifest of a folder of columns has those already, so that its gigabytes need not be read.
+    """
+    from worldline.data.columns import MANIFEST, is_columns
+
+    if not path.is_dir():
+        return sha256(path)
+    if is_columns(path):
+        return sha256(path / MANIFEST)
+    files = sorted(item for item in path.rglob("*") if item.is_file() and not item.is_symlink())
+    listed = "".join(f"{item.relative_to(path).as_posix()} {sha256(item)}\n" for item in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def read_metrics(out: Path) -> list[dict[str, float]]:

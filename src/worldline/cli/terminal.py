@@ -38,6 +38,23 @@ def episode_progress(label: str, num_episodes: int) -> Iterator[Callable[[Episod
         yield on_episode
 
 
+@contextlib.contextmanager
+def step_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield what is to be called with how much is done and how much there is; its first call shows a bar."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=progress)
+    task = bar.add_task(label, total=None)
+
+    def on_progress(done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield on_progress
+    finally:
+        bar.stop()
+
+
 def describe_duration(seconds: float) -> str:
     """Write a duration as people say it.
 

@@ -21,6 +21,8 @@ from worldline.training.config import TrainingConfig, fast_dev_config
 
 if TYPE_CHECKING:
     from worldline.data.buffer import ReplayBuffer
+    from worldline.data.dataset import Dataset
+    from worldline.data.sampling import EpisodeSampler
     from worldline.episode import DataSpec
     from worldline.models.base import Model
     from worldline.protocols import Sampler
@@ -52,7 +54,7 @@ class TrainOptions:
     out: Path
     """The run's folder."""
     data: Path | None = None
-    """The data file to learn from, as worldline collect writes it."""
+    """Data to learn from, of any format that worldline convert reads; beyond 2 GB it is mapped from the disk."""
     resume: bool = False
     """Go on with the run in --out, if there is one."""
     settings: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
@@ -149,37 +151,45 @@ class TrainingRun:
     model: str  # "family:size", or a folder
     settings: Mapping[str, Any]  # of the model, beyond its size and what the data says
     training: TrainingConfig
-    data: Path | None
+    data: Path | runs.DataFile | None  # the file, or what it is recognised by
     out: Path
     command: str
     num_threads: int
     online: online.OnlineConfig | None = None
 
-    def begin(self, buffer: ReplayBuffer, *, resume: bool) -> tuple[Model, runs.RunConfig]:
-        """Build the model, and write `config.yaml`, or check it if it is there.
+    def build(self, buffer: EpisodeSampler) -> tuple[Model, runs.RunConfig]:
+        """Build the model, and say what the run depends on.
 
         Raises:
-            ConfigError: The model or a setting is unknown, or the run in the folder was begun differently.
+            ConfigError: The model or a setting is unknown.
         """
         from worldline.config import to_dict
-        from worldline.training.distributed import join
 
         model = build_model(self.model, buffer.spec, self.settings, seed=self.training.seed)
-        config = runs.RunConfig(
+        data = self.data
+        if isinstance(data, Path):
+            data = runs.describe_data(data, num_episodes=buffer.num_episodes, num_transitions=buffer.num_transitions)
+        return model, runs.RunConfig(
             model=self.model,
             model_settings=dict(self.settings),
             model_config=to_dict(model.config),
             training=self.training,
-            data=None
-            if self.data is None
-            else runs.describe_data(
-                self.data, num_episodes=buffer.num_episodes, num_transitions=buffer.num_transitions
-            ),
+            data=data,
             online=self.online,
             command=self.command,
             versions=runs.versions(),
             num_threads=self.num_threads,
         )
+
+    def begin(self, buffer: EpisodeSampler, *, resume: bool) -> tuple[Model, runs.RunConfig]:
+        """Build the model, and write `config.yaml`, or check it if it is there.
+
+        Raises:
+            ConfigError: The model or a setting is unknown, or the run in the folder was begun differently.
+        """
+        from worldline.training.distributed import join
+
+        model, config = self.build(buffer)
         command = join().first(lambda: self._write_config(config, resume=resume))
         return model, dataclasses.replace(config, command=command)
 
@@ -200,7 +210,7 @@ class TrainingRun:
         return config.command
 
     def train(
-        self, model: Model, buffer: ReplayBuffer, callbacks: Sequence[Callback] = (), *, limit_steps: int = 0
+        self, model: Model, buffer: EpisodeSampler, callbacks: Sequence[Callback] = (), *, limit_steps: int = 0
     ) -> int:
         """Train from the newest checkpoint there is, and save the final model; return how many steps are done.
 
@@ -240,8 +250,9 @@ class TrainingRun:
             model.save_pretrained(self.out / runs.UNAVERAGED)
             load_weights(model, read_pretrained(final).tensors, where=str(final))
 
-    def _open_data(self, model: Model, buffer: ReplayBuffer) -> tuple[Sampler, Callback, list[Callback]]:
+    def _open_data(self, model: Model, buffer: EpisodeSampler) -> tuple[Sampler, Callback, list[Callback]]:
         """Return what is trained on, what logs it, and the callbacks that online data needs."""
+        from worldline.data.buffer import ReplayBuffer
         from worldline.training.callbacks import DataCallback, EvaluationCallback, LoggingCallback
         from worldline.training.distributed import join
 
@@ -249,6 +260,7 @@ class TrainingRun:
             return buffer, LoggingCallback(self.out, console=False), []
         if self.training.strategy == "fsdp" and not join().is_alone:
             raise ConfigError("With --env, every process acts with the whole model. Use --strategy ddp.")
+        assert isinstance(buffer, ReplayBuffer)
         sampler = online.open_sampler(self.online, model, buffer, seed=self.training.seed, out=self.out)
         callbacks: list[Callback] = [DataCallback(sampler)]
         if self.online.eval_episodes:
@@ -279,20 +291,46 @@ def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed:
         return create_model(name, device=device, **{**given, **settings})
 
 
-def _open_data(options: TrainOptions) -> ReplayBuffer:
-    """Return the episodes of the data file; where they are learnt from online, with room for more.
+def _open_data(options: TrainOptions) -> ReplayBuffer | Dataset:
+    """Return the episodes of the data; where they are learnt from online, with room for more.
 
     Raises:
-        FileError: The data file is missing or damaged.
-        ConfigError: The environment is unknown, or not that of the data.
+        FileError: The data is missing or damaged.
+        ConfigError: The environment is unknown, or not that of the data; or there is more data than memory takes.
     """
-    from worldline.data.buffer import ReplayBuffer
+    from worldline.data.dataset import Dataset
 
-    loaded = None if options.data is None else ReplayBuffer.load(options.data)
-    if options.online.env:
-        return online.open_buffer(options.online, loaded)
-    assert loaded is not None
-    return loaded
+    loaded = None if options.data is None else _load(options.data, options.out / runs.IMPORTED)
+    if not options.online.env:
+        assert loaded is not None
+        return loaded
+    if isinstance(loaded, Dataset):
+        raise ConfigError(
+            f"{options.data} is mapped from the disk, and nothing can be added to it. Leave out --env, or learn from "
+            f"less: worldline convert writes a folder of columns as .npz."
+        )
+    return online.open_buffer(options.online, loaded)
+
+
+def _load(path: Path, import_to: Path) -> ReplayBuffer | Dataset:
+    """Return data of any format; of several processes the first one imports what is too large for memory."""
+    from worldline.cli.terminal import progress, step_progress
+    from worldline.data.buffer import ReplayBuffer
+    from worldline.data.dataset import Dataset
+    from worldline.data.loading import mapped_folder
+    from worldline.training.distributed import join
+
+    def find() -> str | None:
+        with step_progress(f"Importing {path} into {import_to}") as on_episodes:
+            folder = mapped_folder(path, import_to, on_episodes=on_episodes)
+        return None if folder is None else str(folder)
+
+    folder = join().first(find)
+    if folder is None:
+        return ReplayBuffer.load(path)
+    data = Dataset(folder)
+    progress.print(f"{folder} is mapped from the disk: {data.num_transitions:,} steps.", soft_wrap=True, markup=False)
+    return data
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from worldline.data.block import EpisodeBlock
-from worldline.data.encode import (
-    convert,
-    data_spec,
-    encode_actions,
-    encode_ending,
-    infer_action_sizes,
-    settle_obs_dtype,
-)
+from worldline.data.encode import encode_ending
 from worldline.data.formats import npz
-from worldline.data.sampling import EpisodeSampler
-from worldline.data.shapes import (
-    check_obs_shapes,
-    checked_dtypes,
-    checked_shape,
-    checked_sizes,
-    named_shapes,
-    positive,
-)
-from worldline.data.store import OBS, TERMINATION, RowStore
+from worldline.data.formats.catalog import read_recording
+from worldline.data.rows import RowEncoder
+from worldline.data.sampling import EpisodeSampler, split_episodes
+from worldline.data.shapes import positive
+from worldline.data.store import RowStore
 from worldline.episode import Array, DataSpec, Episode, ObsShape, checked_rewards, unnamed_obs
-from worldline.errors import ConfigError, DataError
+from worldline.errors import DataError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from worldline.data.formats.recording import Recording
 
 
 class ReplayBuffer(EpisodeSampler):
@@ -70,22 +59,15 @@ class ReplayBuffer(EpisodeSampler):
         action_sizes: tuple[int, ...] | None = None,
     ) -> None:
         self._capacity = positive("capacity", capacity)
-        self._action_dim = positive("action_dim", action_dim)
-        self._obs_shape = checked_shape(obs_shape)
-        self._shapes = named_shapes(self._obs_shape)
-        self._obs_dtypes = checked_dtypes(obs_dtype, self._obs_shape)
-        self._action_sizes = None if action_sizes is None else checked_sizes(action_sizes, self._action_dim)
+        self._encoder = RowEncoder(obs_shape, action_dim, obs_dtype, action_sizes)
         super().__init__()
         self._store: RowStore | None = None
         self._meta: list[Mapping[str, Any]] = []  # one per episode added; the store knows how many were evicted
 
-    def __len__(self) -> int:
-        return self.num_transitions
-
     def __repr__(self) -> str:
         return (
             f"ReplayBuffer({self.num_transitions:,} of {self._capacity:,} transitions, {self.num_episodes:,} episodes, "
-            f"obs_shape={self._obs_shape}, action_dim={self._action_dim})"
+            f"obs_shape={self._encoder.obs_shape}, action_dim={self._encoder.action_dim})"
         )
 
     @property
@@ -110,12 +92,12 @@ class ReplayBuffer(EpisodeSampler):
         Raises:
             DataError: Nothing was added yet and `action_sizes` was not given, so discrete or continuous is not known.
         """
-        sizes = self._action_sizes
-        if sizes is None:
+        spec = self._encoder.spec
+        if spec is None:
             raise DataError(
                 "The buffer is empty, so the type of its actions is not known. Add an episode, or pass action_sizes."
             )
-        return data_spec(self._obs_shape, self._action_dim, sizes)
+        return spec
 
     def add_episode(
         self,
@@ -172,11 +154,6 @@ class ReplayBuffer(EpisodeSampler):
             )
         self._add_block(EpisodeBlock.of(episode))
 
-    def episodes(self) -> Iterator[Episode]:
-        """Return an iterator over copies of the episodes, oldest first, with actions as they are stored."""
-        for index in range(self.num_episodes):
-            yield self._episode(index)
-
     @classmethod
     def from_episodes(
         cls,
@@ -214,13 +191,7 @@ class ReplayBuffer(EpisodeSampler):
             ConfigError: `held_out` is not between 0 and 1.
             DataError: There are fewer than two episodes.
         """
-        if not 0 < held_out < 1:
-            raise ConfigError(f"held_out is {held_out}; expected a fraction between 0 and 1, such as 0.1.")
-        if self.num_episodes < 2:
-            raise DataError(f"A buffer with {self.num_episodes} episodes cannot be split. It needs at least two.")
-        count = min(max(1, round(held_out * self.num_episodes)), self.num_episodes - 1)
-        chosen = np.random.default_rng(seed).permutation(self.num_episodes)[:count]
-        parts = (np.setdiff1d(np.arange(self.num_episodes), chosen), np.sort(chosen))
+        parts = split_episodes(self.num_episodes, held_out, seed=seed)
         train, test = (self._subset(part) for part in parts)
         return train, test
 
@@ -233,88 +204,70 @@ class ReplayBuffer(EpisodeSampler):
         """
         if self._store is None:
             raise DataError("The buffer is empty; there is nothing to save. Add an episode first.")
-        npz.write(path, self._store, self.spec, meta=self._meta, compress=compress)
+        npz.write(Path(path), self._store, self.spec, meta=self._meta, capacity=self._capacity, compress=compress)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> ReplayBuffer:
-        """Read a buffer from an `.npz` file; see `data.formats.npz`.
+        """Read a buffer from a file or folder of any format; see `data.formats`.
+
+        Args:
+            path: The file or folder.
+            max_bytes: The most that its arrays may take, instead of the format's own limit.
 
         Raises:
-            FileError: The file is missing, damaged or hostile.
+            FileError: It is missing, damaged, hostile or of no format that is known.
             DataError: Its arrays do not fit together, or hold NaN.
         """
-        with npz.read(path, max_bytes=max_bytes) as recording:
-            spec = recording.spec
-            buffer = cls(
-                recording.capacity,
-                spec.obs_shape,
-                spec.action_dim,
-                recording.obs_dtype,
-                action_sizes=spec.action_sizes,
-            )
-            for block in recording.blocks():
-                buffer._add_block(block)
+        with read_recording(path, max_bytes=max_bytes) as recording:
+            return cls.from_recording(recording)
+
+    @classmethod
+    def from_recording(cls, recording: Recording) -> ReplayBuffer:
+        """Return a buffer with all episodes of an open file.
+
+        Raises:
+            FileError: The file is damaged.
+            DataError: Its episodes do not fit together, or hold NaN.
+        """
+        spec = recording.spec
+        buffer = cls(
+            recording.num_steps if recording.capacity is None else recording.capacity,
+            spec.obs_shape,
+            spec.action_dim,
+            recording.obs_dtype,
+            action_sizes=spec.action_sizes,
+        )
+        for block in recording.checked_blocks():
+            buffer._add_block(block)
         return buffer
 
     def _add_block(self, block: EpisodeBlock) -> None:
-        check_obs_shapes(block.obs, self._shapes)
-        sizes = self._action_sizes
-        if sizes is None:
-            sizes = infer_action_sizes(block.actions, self._action_dim)
-        dtypes = {
-            name: settle_obs_dtype(column.dtype, column.ndim) for name, column in block.obs.items()
-        } | self._obs_dtypes
-        columns = {name: convert(name, column, dtypes[name]) for name, column in block.obs.items()}
-        closing = {name: convert(f"final_obs ({name})", block.final_obs[name], dtypes[name]) for name in columns}
-        columns["actions"] = encode_actions(block.actions, action_dim=self._action_dim, action_sizes=sizes)
-        columns["rewards"] = convert("rewards", block.rewards, np.dtype(np.float32))
-        tasks = block.tasks()
-        if self._store is not None and ((tasks is None) is ("task" in self._store.columns)):
-            raise DataError('Some episodes have a task number in meta["task"] and others have none. Give it to all.')
-        if tasks is not None:
-            columns["task"], closing["task"] = np.repeat(tasks, np.diff(block.ends, prepend=0)), tasks
+        columns, closing = self._encoder.encode(block)
         # Nothing can fail from here on.
-        self._action_sizes, self._obs_dtypes = sizes, dtypes
         if self._store is None:
-            self._store = RowStore(self._layout(has_tasks=tasks is not None), self._capacity)
+            self._store = RowStore(self._encoder.layout, self._capacity)
         self._store.append(columns, closing, block)
         self._meta.extend(block.meta)
         del self._meta[: len(self._meta) - self._store.num_episodes]
-
-    def _layout(self, *, has_tasks: bool) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        float32, boolean = np.dtype(np.float32), np.dtype(np.bool_)
-        layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
-        layout = {name: (shape, self._obs_dtypes[name]) for name, shape in self._shapes.items()}
-        layout |= {"actions": ((self._action_dim,), float32), "rewards": ((), float32), "flags": ((4,), boolean)}
-        return layout | ({"task": ((), np.dtype(np.int64))} if has_tasks else {})
 
     def _episode_store(self) -> RowStore:
         if self._store is None:
             raise DataError("The buffer is empty. Add an episode before you sample.")
         return self._store
 
-    def _episode(self, index: int) -> Episode:
-        store = self._store
-        assert store is not None
-        row, steps = int(store.first_rows[index]), int(store.steps[index])
-        columns = {name: column[row : row + steps + 1].copy() for name, column in store.columns.items()}
-        obs = {name: columns[name] for name in self._shapes}
-        has_final_obs = columns["flags"][-1, OBS]
-        return Episode(
-            obs=unnamed_obs({name: column[:-1] for name, column in obs.items()}),
-            actions=columns["actions"][:-1],
-            rewards=columns["rewards"][:-1],
-            terminated=bool(columns["flags"][-2, TERMINATION]),
-            truncated=bool(store.truncated[index]),
-            final_obs=unnamed_obs({name: column[-1] for name, column in obs.items()}) if has_final_obs else None,
-            meta=self._meta[index],
-        )
+    def _episode_meta(self, index: int) -> Mapping[str, Any]:
+        return self._meta[index]
 
     def _subset(self, indices: Array) -> ReplayBuffer:
         assert self._store is not None
-        steps = int(self._store.steps[indices].sum())
-        dtypes = unnamed_obs(self._obs_dtypes)
-        subset = ReplayBuffer(steps, self._obs_shape, self._action_dim, dtypes, action_sizes=self._action_sizes)
+        rows = self._encoder
+        subset = ReplayBuffer(
+            int(self._store.steps[indices].sum()),
+            rows.obs_shape,
+            rows.action_dim,
+            unnamed_obs(rows.obs_dtypes),
+            action_sizes=rows.action_sizes,
+        )
         for index in indices.tolist():
             subset.add(self._episode(index))
         return subset

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from worldline.batch import PLAIN_WINDOWS, Batch, BatchRequest, WindowSpec, share
 from worldline.data.commands import commands_of_rows
 from worldline.data.shapes import positive
-from worldline.data.store import is_obs, pieces
+from worldline.data.store import is_obs, pieces, read_episode
 from worldline.data.windows import Windows
 from worldline.device import move, resolve_device
-from worldline.episode import Array, is_image, unnamed_obs
-from worldline.errors import ConfigError
+from worldline.episode import Array, DataSpec, Episode, is_image, unnamed_obs
+from worldline.errors import ConfigError, DataError
 from worldline.statistics import ColumnStatistics
 
 if TYPE_CHECKING:
@@ -32,6 +35,25 @@ class EpisodeSampler(abc.ABC):
         self._step = 0
         self._place = (0, 1)  # which process's share to gather: its rank, and how many there are
 
+    @property
+    @abc.abstractmethod
+    def spec(self) -> DataSpec:
+        """What a model needs to know of this data."""
+
+    @property
+    @abc.abstractmethod
+    def num_episodes(self) -> int:
+        """Number of episodes held."""
+
+    @property
+    @abc.abstractmethod
+    def num_transitions(self) -> int:
+        """Number of steps held, over all episodes; also `len`."""
+
+    @abc.abstractmethod
+    def _episode_meta(self, index: int) -> Mapping[str, Any]:
+        """Return what is known of an episode."""
+
     @abc.abstractmethod
     def _episode_store(self) -> EpisodeStore:
         """Return the store, with at least one episode in it.
@@ -39,6 +61,14 @@ class EpisodeSampler(abc.ABC):
         Raises:
             DataError: There is none.
         """
+
+    def __len__(self) -> int:
+        return self.num_transitions
+
+    def episodes(self) -> Iterator[Episode]:
+        """Return an iterator over copies of the episodes, oldest first, with actions as they are stored."""
+        for index in range(self.num_episodes):
+            yield self._episode(index)
 
     def sample(
         self,
@@ -66,7 +96,7 @@ class EpisodeSampler(abc.ABC):
         if isinstance(batch_size, BatchRequest):
             request = batch_size
             batch_size, seq_len, device = request.batch_size, request.seq_len, request.device
-        found = self._windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len, windows)
+        found = self.windows_of(DEFAULT_SEQ_LEN if seq_len is None else seq_len, windows)
         drawn = found.draw(positive("batch_size", batch_size), seed=self._seed, step=self._step)
         batch = _batch(found.gather(drawn[share(batch_size, *self._place)]), device)
         self._step += 1
@@ -100,7 +130,13 @@ class EpisodeSampler(abc.ABC):
         columns["commands"] = commands_of_rows(store.columns["rewards"], store.first_rows, store.steps)
         return {name: ColumnStatistics.of(pieces(store, column)) for name, column in columns.items()}
 
-    def _windows_of(self, seq_len: int, spec: WindowSpec) -> Windows:
+    def windows_of(self, seq_len: int, spec: WindowSpec = PLAIN_WINDOWS) -> Windows:
+        """Return the windows of T rows that there are, to be gathered by number; valid until an episode is added.
+
+        Raises:
+            DataError: There are no episodes.
+            ConfigError: `seq_len` is less than 1.
+        """
         store = self._episode_store()
         windows = self._windows.get((seq_len, spec))
         if windows is None or windows.version != store.version:
@@ -108,6 +144,25 @@ class EpisodeSampler(abc.ABC):
             windows = Windows(store, positive("seq_len", seq_len), spec)
             self._windows[seq_len, spec] = windows
         return windows
+
+    def _episode(self, index: int) -> Episode:
+        return read_episode(self._episode_store(), index, self._episode_meta(index))
+
+
+def split_episodes(num_episodes: int, held_out: float, *, seed: int) -> tuple[Array, Array]:
+    """Return the numbers of the episodes to keep and of those to hold out, both in order and at least one of each.
+
+    Raises:
+        ConfigError: `held_out` is not between 0 and 1.
+        DataError: There are fewer than two episodes.
+    """
+    if not 0 < held_out < 1:
+        raise ConfigError(f"held_out is {held_out}; expected a fraction between 0 and 1, such as 0.1.")
+    if num_episodes < 2:
+        raise DataError(f"A buffer with {num_episodes} episodes cannot be split. It needs at least two.")
+    count = min(max(1, round(held_out * num_episodes)), num_episodes - 1)
+    chosen = np.random.default_rng(seed).permutation(num_episodes)[:count]
+    return np.setdiff1d(np.arange(num_episodes), chosen), np.sort(chosen)
 
 
 def _batch(windows: dict[str, Array], device: str | torch.device) -> Batch:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from worldline.episode import Array, ObsShape, check_obs_key
-from worldline.errors import ConfigError, DataError, nearest
+from worldline.errors import ConfigError, DataError, nearest, shown
 
 
 def positive(name: str, value: int) -> int:
@@ -80,7 +80,7 @@ def checked_sizes(sizes: tuple[int, ...], action_dim: int) -> tuple[int, ...]:
     sizes = tuple(positive("each of action_sizes", size) for size in sizes)
     if sizes and (sum(sizes) != action_dim or sum(sizes) == len(sizes)):
         raise ConfigError(
-            f"action_sizes {sizes} do not fit action_dim {action_dim}. They must sum to it, with one of 2 or more; "
-            f"() stands for continuous actions."
+            f"action_sizes {shown(sizes)} do not fit action_dim {action_dim}. Expected sizes that sum to it, with one "
+            f"of 2 or more; () stands for continuous actions."
         )
     return sizes

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from worldline.data.block import EpisodeBlock
-from worldline.episode import Array
+from worldline.episode import Array, Episode, unnamed_obs
 
 TERMINATION, IS_FIRST, STEP, OBS = range(4)  # what the four booleans of a row of the column "flags" say
 _STEP_FLAGS = (False, False, True, True)  # of an ordinary step
@@ -42,6 +42,11 @@ class EpisodeStore(Protocol):
         """`[E]` number of steps of each episode; its closing row follows them."""
         ...
 
+    @property
+    def truncated(self) -> Array:
+        """`[E]` bool, whether each episode was cut off by a time limit."""
+        ...
+
 
 def is_obs(name: str) -> bool:
     """Tell whether a column holds observations."""
@@ -52,6 +57,38 @@ def pieces(store: EpisodeStore, column: Array) -> Iterator[Array]:
     """Return views `[n, ...]` of the steps of a column of `store`, episode by episode."""
     for row, steps in zip(store.first_rows.tolist(), store.steps.tolist(), strict=True):
         yield column[row : row + steps]
+
+
+def read_episode(store: EpisodeStore, index: int, meta: Mapping[str, Any]) -> Episode:
+    """Return a copy of an episode of `store`, with actions as they are stored."""
+    row, steps = int(store.first_rows[index]), int(store.steps[index])
+    columns = {name: np.array(column[row : row + steps + 1]) for name, column in store.columns.items()}
+    obs = {name: column for name, column in columns.items() if is_obs(name)}
+    has_final_obs = columns["flags"][-1, OBS]
+    return Episode(
+        obs=unnamed_obs({name: column[:-1] for name, column in obs.items()}),
+        actions=columns["actions"][:-1],
+        rewards=columns["rewards"][:-1],
+        terminated=bool(columns["flags"][-2, TERMINATION]),
+        truncated=bool(store.truncated[index]),
+        final_obs=unnamed_obs({name: column[-1] for name, column in obs.items()}) if has_final_obs else None,
+        meta=meta,
+    )
+
+
+def write_rows(column: Array, values: Array, closing: Array | int) -> None:
+    """Fill the rows `[n + 1, ...]` of an episode in one column: its steps `[n, ...]`, then the closing row."""
+    column[:-1] = values
+    column[-1] = closing
+
+
+def write_flags(flags: Array, *, terminated: bool, has_final_obs: bool) -> None:
+    """Fill the rows `[n + 1, 4]` of an episode in the column "flags"."""
+    flags[:] = _STEP_FLAGS
+    flags[0, IS_FIRST] = True
+    flags[-2, TERMINATION] = terminated
+    flags[-1] = False
+    flags[-1, OBS] = has_final_obs
 
 
 class RowStore:
@@ -106,15 +143,10 @@ class RowStore:
             steps = end - start
             row = self._make_room(steps)
             for name, values in columns.items():
-                column = self.columns[name]
-                column[row : row + steps] = values[start:end]
-                column[row + steps] = closing[name][index] if name in closing else 0
+                rows = self.columns[name][row : row + steps + 1]
+                write_rows(rows, values[start:end], closing[name][index] if name in closing else 0)
             flags = self.columns["flags"][row : row + steps + 1]
-            flags[:] = _STEP_FLAGS
-            flags[0, IS_FIRST] = True
-            flags[-2, TERMINATION] = block.terminated[index]
-            flags[-1] = False
-            flags[-1, OBS] = block.has_final_obs[index]
+            write_flags(flags, terminated=block.terminated[index], has_final_obs=block.has_final_obs[index])
             self._commit(row, steps, truncated=bool(block.truncated[index]))
             start = end
 

@@ -9,6 +9,8 @@ With `pad_end` windows start at every step, and are padded beyond the end of the
 the episode ended, is as often the first row of a window as any other, and not the second to last of one window only.
 That costs rows, so it is for short windows.
 
+Without `closing_row` an episode has its n steps alone, and n + 1 - T starts.
+
 With `pad_start` windows also start up to so many rows before the episode. Those rows repeat its first observation, as
 a policy that remembers some observations does at the start of an episode, and all else in them is zero.
 
@@ -36,15 +38,16 @@ class Windows:
         self.version = store.version
         self.seq_len = seq_len
         self._first_rows = store.first_rows.copy()
-        self._last_rows = self._first_rows + store.steps
-        starts = store.steps if spec.pad_end else np.maximum(store.steps + 2 - seq_len, 1)
+        rows = store.steps + spec.closing_row  # [E] of each episode that windows may have
+        self._last_rows = self._first_rows + rows - 1
+        starts = store.steps if spec.pad_end else np.maximum(rows + 1 - seq_len, 1)
         starts = starts + spec.pad_start
         self._ends = np.cumsum(starts)  # [E] number of starts up to and including each episode
         # [E] from the number of a start to its row
         self._shift = self._first_rows - (self._ends - starts) - spec.pad_start
         self.num_starts = int(self._ends[-1])
         self._pads_start = spec.pad_start > 0
-        self._is_padded = self._pads_start or bool((starts - 1 + seq_len > store.steps + 1).any())
+        self._is_padded = self._pads_start or bool((starts - 1 + seq_len > rows).any())
         self._num_rows = store.num_rows
         columns = store.columns | (
             {"commands": commands_of_rows(store.columns["rewards"], store.first_rows, store.steps)}
@@ -80,6 +83,11 @@ class Windows:
             return numbers
         rows: Array = numbers + self._shift[np.searchsorted(self._ends, numbers, side="right")]
         return rows
+
+    def episodes_of(self, numbers: Array) -> Array:
+        """Return in which episodes the starts with these numbers are, oldest first."""
+        episodes: Array = np.searchsorted(self._ends, numbers, side="right")
+        return episodes
 
     def gather(self, drawn: Array) -> dict[str, Array]:
         """Return windows `[B, T, ...]` of every column, zero where they are padded."""

@@ -24,6 +24,7 @@ FAMILIES = {
     "crafter": "worldline.envs.crafter_envs",
     "dmc": "worldline.envs.dmc_envs",
     "metaworld": "worldline.envs.metaworld_envs",
+    "pusht": "worldline.envs.pusht_envs",
     "robot": "worldline.envs.robot",
 }
 

@@ -78,6 +78,29 @@ def to_env_actions(rows: Array, space: spaces.Space[Any]) -> Array:
     raise _unsupported_action(space)
 
 
+def to_action_row(action: Any, space: spaces.Space[Any]) -> Array:
+    """Return the row `[A]`, float32, of an environment's action: what `to_env_action` takes back to it.
+
+    Raises:
+        DataError: The action has another shape, or is none of the space's choices.
+    """
+    given = np.asarray(action)
+    if isinstance(space, spaces.Box):
+        if given.shape != space.shape:
+            raise DataError(f"An action of {space} has shape {space.shape}; got {given.shape}.")
+        fraction = (given - space.low) / (space.high - space.low)
+        row: Array = (2.0 * fraction - 1.0).astype(np.float32).reshape(-1)
+        return row
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        raise _unsupported_action(space)
+    _, sizes, _ = _action_layout(space)
+    choices = (given - space.start).reshape(-1)
+    if len(choices) != len(sizes) or not all(0 <= choice < size for choice, size in zip(choices, sizes, strict=True)):
+        raise DataError(f"The action {given} is not one of {space}.")
+    parts = [np.eye(size, dtype=np.float32)[int(choice)] for choice, size in zip(choices, sizes, strict=True)]
+    return np.concatenate(parts)
+
+
 def obs_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """Return the space of what `to_obs` returns: a Box, or a Dict of them.
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from worldline.episode import Array
 from worldline.errors import FileError
+from worldline.report.png import data_address, encode_png
 from worldline.report.svg import LineChart, line_chart
 
 _NARROW = 340  # pixels
@@ -35,6 +37,19 @@ class Figure:
     caption: str = ""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """An image, and what it shows in words."""
+
+    image: Array  # [H, W, 3] uint8
+    caption: str
+
+    @property
+    def address(self) -> str:
+        """The image as an address that holds it."""
+        return data_address(encode_png(self.image))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
     """Rows of text; `is_folded` hides them behind the title until they are asked for."""
@@ -47,11 +62,12 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, a few sentences, figures, tables; `is_folded` hides all but the heading until it is asked for."""
+    """A heading, a few sentences, figures, pictures, tables; `is_folded` hides all but the heading until asked."""
 
     title: str
     text: str = ""
     figures: Sequence[Figure] = ()
+    pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
     is_folded: bool = False
 

@@ -20,11 +20,12 @@ import copy
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -44,6 +45,11 @@ _BYTES_PER_NUMBER = 64  # what it may have for each number of the model: moments
 _NAME = re.compile(r"step_(\d{8,12})")
 _UNFINISHED = ".saving_"  # what a killed save leaves begins so,
 _REMOVED = ".removing_"  # and what a killed removal leaves
+
+
+# Reads a checkpoint for a model, whose shapes it compares before anything is made of it.
+ReadCheckpoint: TypeAlias = "Callable[[nn.Module], Checkpoint]"
+ResumeFrom: TypeAlias = "str | os.PathLike[str] | ReadCheckpoint"
 
 
 @runtime_checkable

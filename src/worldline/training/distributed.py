@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from worldline import seeding
 from worldline.device import resolve_device
 from worldline.errors import ConfigError, FileError, WorldlineError
-from worldline.training.checkpoint import Checkpoint, load_checkpoint
+from worldline.training.checkpoint import Checkpoint, ReadCheckpoint
 
 T = TypeVar("T")
 
@@ -237,8 +237,8 @@ def own_rng(
     return states
 
 
-def load_everywhere(ranks: Ranks, path: Path, model: nn.Module) -> Checkpoint:
-    """Return the checkpoint for `model` that the first process finds at `path`; the others get it from that process.
+def load_everywhere(ranks: Ranks, read: ReadCheckpoint, model: nn.Module) -> Checkpoint:
+    """Return the checkpoint for `model` that the first process reads; the others get it from that process.
 
     So all processes go on from the same step, and only the first one needs the folder.
 
@@ -247,11 +247,11 @@ def load_everywhere(ranks: Ranks, path: Path, model: nn.Module) -> Checkpoint:
         DataError: It is of another model.
     """
     if ranks.is_alone:
-        return load_checkpoint(path, model)
+        return read(model)
     tensors: dict[str, Mapping[str, Tensor]] = {}
 
-    def read() -> dict[str, Any]:
-        checkpoint = load_checkpoint(path, model)
+    def outline_of_first() -> dict[str, Any]:
+        checkpoint = read(model)
         values = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
         tensors.update({name: value for name, value in values.items() if _holds_tensors(value)})
         outline = {
@@ -261,7 +261,7 @@ def load_everywhere(ranks: Ranks, path: Path, model: nn.Module) -> Checkpoint:
         plain = {name: value for name, value in values.items() if name not in tensors}
         return {"plain": {**plain, "path": str(checkpoint.path)}, "outline": outline}
 
-    message = ranks.first(read)
+    message = ranks.first(outline_of_first)
     received: dict[str, dict[str, Tensor]] = {}
     for name, entries in message["outline"].items():
         received[name] = {}

@@ -10,8 +10,10 @@ import sqlite3
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
+from worldline.episode import Array
 from worldline.errors import FileError
 from worldline.files import set_aside, write_atomically
 
@@ -114,6 +116,24 @@ class TensorBoardWriter:
         except OSError as error:  # of its thread, maybe from an earlier step
             self._fail(error)
 
+    def write_histogram(self, step: int, name: str, values: Array) -> None:
+        """Add how `values [N]` are distributed."""
+        if self._has_failed:
+            return
+        try:
+            self._writer.add_histogram(name, values, step)
+        except OSError as error:
+            self._fail(error)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Add settings as text."""
+        if self._has_failed:
+            return
+        try:
+            self._writer.add_text("config", f"```json\n{json.dumps(dict(config), indent=2)}\n```", 0)
+        except OSError as error:
+            self._fail(error)
+
     def close(self) -> None:
         """Write what is buffered."""
         try:
@@ -134,15 +154,21 @@ class WandbWriter:
         self._run = run
 
     @classmethod
-    def start(cls, config: Mapping[str, Any], directory: Path | None) -> WandbWriter | None:
-        """Start a run, or warn and return None where that cannot be: not installed, not logged in, no network."""
+    def start(
+        cls, config: Mapping[str, Any], directory: Path | None, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> WandbWriter | None:
+        """Start a run, or warn and return None where that cannot be: not installed, not logged in, no network.
+
+        `options` are further arguments of `wandb.init`.
+        """
         try:
             import wandb
         except ImportError:
             _warn_of_missing("wandb")
             return None
         try:
-            return cls(wandb.init(config=dict(config), dir=None if directory is None else str(directory)))
+            where = None if directory is None else str(directory)
+            return cls(wandb.init(**{"config": dict(config), "dir": where, **options}))
         except wandb.errors.Error as error:
             warnings.warn(f"Weights & Biases could not start, logging goes on without it: {error}", stacklevel=2)
             return None
@@ -150,6 +176,16 @@ class WandbWriter:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log all metrics of a step."""
         self._run.log(dict(metrics), step=step)
+
+    def write_histogram(self, step: int, name: str, values: Array) -> None:
+        """Log how `values [N]` are distributed."""
+        import wandb
+
+        self._run.log({name: wandb.Histogram(values.tolist())}, step=step)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Add settings to those of the run."""
+        self._run.config.update(dict(config), allow_val_change=True)
 
     def close(self) -> None:
         """Finish the run."""

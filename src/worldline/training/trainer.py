@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 import signal
 import time
 import warnings
@@ -22,7 +22,7 @@ from worldline.mode import measuring
 from worldline.training.anomalies import Anomaly, RngState, save_offending_batch
 from worldline.training.callbacks.base import Callback, named, restore_callback
 from worldline.training.callbacks.progress import ProgressCallback
-from worldline.training.checkpoint import Checkpoint
+from worldline.training.checkpoint import Checkpoint, ResumeFrom, load_checkpoint
 from worldline.training.config import TrainingConfig, changed_settings, learning_rate_at
 from worldline.training.deterministic import deterministic_algorithms
 from worldline.training.distributed import ALONE, ASKED_TO_STOP, StopVote, gather_rng, join, load_everywhere, own_rng
@@ -121,9 +121,7 @@ class Trainer(Generic[ModelT]):
             self._console = Console(stderr=True)
         return self._console
 
-    def train(
-        self, data: Data, num_steps: int | None = None, resume_from: str | os.PathLike[str] | None = None
-    ) -> ModelT:
+    def train(self, data: Data, num_steps: int | None = None, resume_from: ResumeFrom | None = None) -> ModelT:
         """Train up to `config.total_steps` in all, or for `num_steps` more, and return the model in evaluation mode.
 
         A first call seeds torch's generators with `config.seed`; a second one goes on where the first ended. Data
@@ -133,9 +131,10 @@ class Trainer(Generic[ModelT]):
             data: A sampler of either protocol (`ReplayBuffer`), or an iterable of batches, which is read again from
                 its start when it ends.
             num_steps: Steps to do now; None for all that are left of `config.total_steps`.
-            resume_from: A checkpoint, or a folder of them (the newest valid one is taken). Model, optimiser,
-                generators, data order and callbacks continue as they were; docs/training.md ("Resuming") says when the
-                result is the same bit for bit.
+            resume_from: A checkpoint, or a folder of them (the newest valid one is taken), or a function that reads
+                one for the model it is given, called in the first process. Model, optimiser, generators, data order and
+                callbacks continue as they were; docs/training.md ("Resuming") says when the result is the same bit for
+                bit.
 
         Raises:
             NonFiniteError: A loss or gradient became NaN or infinite, and `on_anomaly` is "stop" or there were more
@@ -214,7 +213,7 @@ class Trainer(Generic[ModelT]):
         """Return what this process has of the weights and buffers in use, by name; of divided ones, `DTensor`s."""
         return self._updater.parts()
 
-    def _prepare(self, data: Data, resume_from: str | os.PathLike[str] | None) -> RngState | None:
+    def _prepare(self, data: Data, resume_from: ResumeFrom | None) -> RngState | None:
         """Make everything ready for the loop and return the generators' state to start it with, if it is known."""
         keep_freed_memory(self.device.type)
         self.model.to(self._updater.home).train()
@@ -227,7 +226,8 @@ class Trainer(Generic[ModelT]):
         if resume_from is None and self.step == 0:
             fit_once(self.model, data)
         if resume_from is not None:
-            checkpoint = load_everywhere(self.ranks, Path(resume_from), self.model)
+            read = resume_from if callable(resume_from) else functools.partial(load_checkpoint, Path(resume_from))
+            checkpoint = load_everywhere(self.ranks, read, self.model)
             self._restore(checkpoint)
             if not self._source.is_seekable:
                 warnings.warn(
@@ -372,7 +372,7 @@ def train(
     data: Data,
     *,
     callbacks: Iterable[Callback] | None = None,
-    resume_from: str | os.PathLike[str] | None = None,
+    resume_from: ResumeFrom | None = None,
     **settings: Any,
 ) -> ModelT:
     """Train `model` on `data` and return it, in evaluation mode.

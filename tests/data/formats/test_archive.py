@@ -338,7 +338,7 @@ def test_well_compressed_data_load(tmp_path: Path) -> None:
 
 
 def test_limit_can_be_lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldline.data.formats.npz.FREE_BYTES", 1000)
+    monkeypatch.setattr("worldline.data.formats.recording.FREE_BYTES", 1000)
     path = tmp_path / "data.npz"
     write_zeros(path, 4)
     with pytest.raises(FileError, match="trust the file") as caught:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.formats.episodes import assert_equal_episodes
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.formats import npz
 from worldline.data.synthetic import create_random_buffer
-from worldline.episode import Episode, named_obs
+from worldline.episode import Episode
 from worldline.errors import DataError, FileError, WorldlineError
 
 
@@ -35,24 +36,6 @@ def load(path: Path, **changes: Any) -> ReplayBuffer:
     """Write the documented keys with NumPy and load them."""
     np.savez(path / "data.npz", **documented(**changes))
     return ReplayBuffer.load(path / "data.npz")
-
-
-def assert_equal_episodes(got: ReplayBuffer, expected: ReplayBuffer) -> None:
-    """Compare bit by bit."""
-    assert got.num_episodes == expected.num_episodes
-    for one, other in zip(got.episodes(), expected.episodes(), strict=True):
-        assert (one.terminated, one.truncated, dict(one.meta)) == (other.terminated, other.truncated, dict(other.meta))
-        pairs = [(one.actions, other.actions), (one.rewards, other.rewards)]
-        names = named_obs(other.obs)
-        pairs += [(named_obs(one.obs)[name], names[name]) for name in names]
-        assert (one.final_obs is None) == (other.final_obs is None)
-        if other.final_obs is not None and one.final_obs is not None:
-            finals = named_obs(other.final_obs)
-            pairs += [(named_obs(one.final_obs)[name], finals[name]) for name in finals]
-        for a, b in pairs:
-            assert a.dtype == b.dtype
-            assert a.shape == b.shape
-            assert a.tobytes() == b.tobytes()
 
 
 OBS = {

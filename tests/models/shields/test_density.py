@@ -108,7 +108,7 @@ def test_flow_matching_loss_is_that_of_its_velocity(data: ReplayBuffer):
     states, commands = (each[:16] for each in pairs(data))
     rows, wanted = built.normalized_pair(states, commands)
     torch.manual_seed(5)
-    losses = built.normalized_losses(rows, wanted)
+    losses = built._losses(rows, wanted)
     torch.manual_seed(5)
     noise = torch.randn(16, 2)
     t = ((torch.rand(()) + torch.arange(16)) / 16) % 1.0

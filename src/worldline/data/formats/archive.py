@@ -109,11 +109,11 @@ class Archive:
         info = self._infos[key]
         with self._open_member(info) as stream:
             try:
-                header, header_bytes = _read_header(stream)
-                descr, is_fortran, shape = _parse_header(header)
+                header, header_bytes = read_header(stream)
+                descr, is_fortran, shape = parse_header(header)
             except _BAD_ZIP as error:
                 raise FileError(f"{self.path}: {key!r} is not a .npy array ({error}). {_DAMAGED}") from error
-        dtype = self._checked_dtype(key, descr)
+        dtype = checked_dtype(self.path, key, descr)
         num_bytes = math.prod(shape) * dtype.itemsize
         if header_bytes + num_bytes != info.file_size:
             raise FileError(
@@ -189,24 +189,6 @@ class Archive:
         if end > directory_start:
             raise FileError(f"{self.path} has members that reach beyond its end. {_DAMAGED}")
         return infos
-
-    def _checked_dtype(self, key: str, descr: Any) -> np.dtype[Any]:
-        if isinstance(descr, str):
-            if "O" in descr:
-                raise FileError(
-                    f"{self.path}: {key!r} holds Python objects, which only unpickling could read and which may run "
-                    f"code. It is not read. Save it as numbers: np.asarray({key}, dtype=np.float32)."
-                )
-            try:
-                dtype = np.dtype(descr)
-            except (TypeError, ValueError) as error:
-                raise FileError(f"{self.path}: {key!r} has the unknown dtype {descr[:40]!r}. {_DAMAGED}") from error
-            if dtype.kind in "biuf" and dtype.itemsize <= 8:
-                return dtype
-        raise FileError(
-            f"{self.path}: {key!r} has dtype {str(descr)[:80]}; expected plain numbers. Save it as numbers: "
-            f"np.asarray({key}, dtype=np.float32)."
-        )
 
     def _open_member(self, info: zipfile.ZipInfo) -> IO[bytes]:
         try:
@@ -297,7 +279,7 @@ def _kind_of(start: bytes) -> str:
     return found[0] if found else "something else" if start else "empty"
 
 
-def _read_header(stream: IO[bytes]) -> tuple[bytes, int]:
+def read_header(stream: IO[bytes]) -> tuple[bytes, int]:
     """Return the header of a `.npy` array, and how many bytes precede the data."""
     magic = stream.read(8)
     if magic[:6] != b"\x93NUMPY" or len(magic) < 8 or magic[6] not in (1, 2, 3):
@@ -313,7 +295,8 @@ def _read_header(stream: IO[bytes]) -> tuple[bytes, int]:
     return header, 8 + length_bytes + length
 
 
-def _parse_header(header: bytes) -> tuple[Any, bool, tuple[int, ...]]:
+def parse_header(header: bytes) -> tuple[Any, bool, tuple[int, ...]]:
+    """Return descr, whether it is column-major, and the shape that a `.npy` header gives; ValueError if it is none."""
     try:
         fields = ast.literal_eval(header.decode("latin1").strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
@@ -328,6 +311,30 @@ def _parse_header(header: bytes) -> tuple[Any, bool, tuple[int, ...]]:
     if not isinstance(is_fortran, bool):
         raise ValueError("fortran_order is neither True nor False")
     return fields["descr"], is_fortran, shape
+
+
+def checked_dtype(path: Path, key: str, descr: Any) -> np.dtype[Any]:
+    """Return the dtype that a `.npy` header gives, if it is of plain numbers.
+
+    Raises:
+        FileError: It is not; nothing else is read, objects least of all.
+    """
+    if isinstance(descr, str):
+        if "O" in descr:
+            raise FileError(
+                f"{path}: {key!r} holds Python objects, which only unpickling could read and which may run code. It is "
+                f"not read. Save it as numbers: np.asarray({key}, dtype=np.float32)."
+            )
+        try:
+            dtype = np.dtype(descr)
+        except (TypeError, ValueError) as error:
+            raise FileError(f"{path}: {key!r} has the unknown dtype {descr[:40]!r}. {_DAMAGED}") from error
+        if dtype.kind in "biuf" and dtype.itemsize <= 8:
+            return dtype
+    raise FileError(
+        f"{path}: {key!r} has dtype {str(descr)[:80]}; expected plain numbers. Save it as numbers: "
+        f"np.asarray({key}, dtype=np.float32)."
+    )
 
 
 def _short(shape: tuple[int, ...]) -> str:

@@ -28,12 +28,10 @@ next to no memory; the second copies.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -42,14 +40,18 @@ from worldline.data.block import EpisodeBlock
 from worldline.data.encode import data_spec, infer_action_sizes, settle_obs_dtype
 from worldline.data.formats.archive import PIECE_BYTES, Archive
 from worldline.data.formats.archive_writer import new_archive
+from worldline.data.formats.recording import (
+    MAX_ROW_BYTES,
+    Recording,
+    check_size,
+    max_meta_bytes,
+    meta_from_bytes,
+    meta_to_bytes,
+)
 from worldline.data.shapes import checked_sizes
-from worldline.data.store import OBS, TERMINATION, RowStore, is_obs, pieces
+from worldline.data.store import OBS, TERMINATION, EpisodeStore, is_obs, pieces
 from worldline.episode import Array, DataSpec, check_finite, unnamed_obs
 from worldline.errors import DataError, FileError
-
-MAX_RATIO = 200  # of what the arrays take to what the file takes
-FREE_BYTES = 256 << 20  # what any file may take
-MAX_ROW_BYTES = 32 << 20  # of one step's observation
 
 _FORMAT = 1
 _MAX_NUMBER = 1 << 53  # of steps, say; beyond it not every number can be told in float64
@@ -67,31 +69,26 @@ def read(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Recor
         FileError: The file is missing, damaged or hostile, lacks a key, or is beyond the limit.
         DataError: Its arrays do not fit together, or hold NaN or infinity.
     """
-    return Recording(path, max_bytes=max_bytes)
+    return NpzRecording(path, max_bytes=max_bytes)
 
 
-class Recording:
-    """An open file that has been checked. A context manager."""
+class NpzRecording(Recording):
+    """An open file, all of whose values have been looked at."""
 
-    spec: DataSpec
-    capacity: int
-    obs_dtype: dict[str, np.dtype[Any]] | np.dtype[Any] | None  # None: the file does not say what a buffer shall store
+    is_checked = True
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> None:
         self._archive = Archive(path)
-        self._path = self._archive.path
+        self.path = self._archive.path
         try:
             self._check(max_bytes)
         except BaseException:
             self._archive.close()
             raise
+        self.num_episodes, self.num_steps = len(self._ends), self._steps
 
-    def __enter__(self) -> Recording:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._archive.close()
 
     def blocks(self) -> Iterator[EpisodeBlock]:
@@ -124,17 +121,17 @@ class Recording:
         self._members = {key: self._archive.member(key) for key in self._wanted_keys(is_own)}
         self._check_limit(sum(member.num_bytes for member in self._members.values()), max_bytes)
         if is_own and (version := self._number("worldline_format")) != _FORMAT:
-            raise FileError(f"{self._path} has format {version}; this release reads {_FORMAT}. Update Worldline.")
+            raise FileError(f"{self.path} has format {version}; this release reads {_FORMAT}. Update Worldline.")
         self._check_lengths()
         shapes = {name: self._obs_shape(name) for name in self._obs_names}
         action_dim = self._number("action_dim")
         self._check_limit(self._stored_bytes(action_dim, is_own=is_own), max_bytes)
         for key in (*self._obs_names, *self._final_names.values(), "rewards", "actions"):
             for start, piece in _numbered(self._archive.pieces(self._members[key])):
-                check_finite(f"{self._path}: {key}", piece, first_row=start)
+                check_finite(f"{self.path}: {key}", piece, first_row=start)
         self.capacity = self._number("capacity") if "capacity" in self._members else self._steps
         if self.capacity < self._steps:
-            raise DataError(f"{self._path} says capacity {self.capacity}, but has {self._steps} steps. Correct it.")
+            raise DataError(f"{self.path} says capacity {self.capacity}, but has {self._steps} steps. Correct it.")
         if is_own:
             self._read_episodes()
             sizes = self._read_action_sizes(action_dim)
@@ -158,18 +155,13 @@ class Recording:
             required.append("dones")
         if missing := [key for key in required if key not in keys]:
             found = f"It has {', '.join(keys[:20])}." if keys else "It is empty."
-            raise FileError(f"{self._path} lacks {', '.join(missing)}. {found} {_HOW_TO_SAVE}")
+            raise FileError(f"{self.path} lacks {', '.join(missing)}. {found} {_HOW_TO_SAVE}")
         return required + [
             key for key in ("dones", "terminations", "capacity", "meta") if key in keys and key not in required
         ]
 
     def _check_limit(self, total: int, max_bytes: int | None) -> None:
-        limit = max(FREE_BYTES, MAX_RATIO * self._archive.size) if max_bytes is None else max_bytes
-        if total > limit:
-            raise FileError(
-                f"{self._path} has {self._archive.size:,} bytes, but its arrays would take {total:,}; the limit is "
-                f"{limit:,}. If you trust the file, load it with max_bytes={total}."
-            )
+        check_size(self.path, total, self._archive.size, max_bytes)
 
     def _stored_bytes(self, action_dim: int, *, is_own: bool) -> int:
         """Return what a buffer needs for the steps, whose dtypes and actions may be wider than those of the file."""
@@ -183,22 +175,22 @@ class Recording:
     def _check_lengths(self) -> None:
         rewards = self._members["rewards"]
         if len(rewards.shape) != 1:
-            raise DataError(f"{self._path}: rewards has shape {rewards.shape}; expected [N]. Save rewards.reshape(-1).")
+            raise DataError(f"{self.path}: rewards has shape {rewards.shape}; expected [N]. Save rewards.reshape(-1).")
         self._steps = rewards.num_rows
         if self._steps == 0:
-            raise DataError(f"{self._path} has no steps. Save at least one episode.")
+            raise DataError(f"{self.path} has no steps. Save at least one episode.")
         flags = [key for key in ("dones", "terminations") if key in self._members]
         for key in (*self._obs_names, "actions", *flags):
             shape = self._members[key].shape
             if not shape or shape[0] != self._steps or (key in flags and len(shape) != 1):
                 expected = f"[{self._steps}]" if key in flags else f"[{self._steps}, ...]"
                 raise DataError(
-                    f"{self._path}: {key} has shape {shape}, but rewards has {self._steps} rows; expected {expected}. "
+                    f"{self.path}: {key} has shape {shape}, but rewards has {self._steps} rows; expected {expected}. "
                     f"Every column needs one row per step."
                 )
             if self._members[key].row_bytes > MAX_ROW_BYTES:
                 raise FileError(
-                    f"{self._path}: one row of {key} has shape {shape[1:]}; at most {MAX_ROW_BYTES:,} bytes."
+                    f"{self.path}: one row of {key} has shape {shape[1:]}; at most {MAX_ROW_BYTES:,} bytes."
                 )
         self._row_bytes = max(1, sum(self._members[name].row_bytes for name in self._obs_names))
 
@@ -207,11 +199,11 @@ class Recording:
         shape = self._members[name].shape[1:]
         if 0 in shape:
             raise DataError(
-                f"{self._path}: {name} has shape {self._members[name].shape}; every size must be at least 1."
+                f"{self.path}: {name} has shape {self._members[name].shape}; every size must be at least 1."
             )
         if stored.shape != (len(shape),) or tuple(self._archive.read(stored).tolist()) != shape:
             raise DataError(
-                f"{self._path}: {stored.key} is not the shape of one row of {name}, {shape}. Save "
+                f"{self.path}: {stored.key} is not the shape of one row of {name}, {shape}. Save "
                 f"{stored.key}=np.array({name}.shape[1:])."
             )
         return shape
@@ -225,7 +217,7 @@ class Recording:
             or value[0] != int(value[0])
             or not 1 <= value[0] <= _MAX_NUMBER
         ):
-            raise DataError(f"{self._path}: {key} must be one whole number of at least 1. Save {key}=np.array(...).")
+            raise DataError(f"{self.path}: {key} must be one whole number of at least 1. Save {key}=np.array(...).")
         return int(value[0])
 
     def _marked_rows(self, key: str) -> Array:
@@ -233,7 +225,7 @@ class Recording:
         rows = []
         for start, piece in _numbered(self._archive.pieces(self._members[key])):
             if not ((piece == 0) | (piece == 1)).all():
-                raise DataError(f"{self._path}: {key} has values other than 0 and 1. Save it as booleans.")
+                raise DataError(f"{self.path}: {key} has values other than 0 and 1. Save it as booleans.")
             rows.append(np.flatnonzero(piece) + start)
         return np.concatenate(rows)
 
@@ -257,17 +249,15 @@ class Recording:
             expected = (*shape, *row_shapes.get(key, ()))
             if len(shape) != 1 or self._members[key].shape != expected:
                 raise DataError(
-                    f"{self._path}: {key} has shape {self._members[key].shape}; expected {expected}. {_HOW_TO_SAVE}"
+                    f"{self.path}: {key} has shape {self._members[key].shape}; expected {expected}. {_HOW_TO_SAVE}"
                 )
         ends = self._archive.read(self._members["episode_ends"]).astype(np.int64)
         if not len(ends) or ends[0] < 1 or (np.diff(ends) < 1).any() or ends[-1] != self._steps:
             raise DataError(
-                f"{self._path}: episode_ends must grow up to {self._steps}, the number of steps. {_HOW_TO_SAVE}"
+                f"{self.path}: episode_ends must grow up to {self._steps}, the number of steps. {_HOW_TO_SAVE}"
             )
         if "dones" in self._members and not np.array_equal(self._marked_rows("dones") + 1, ends):
-            raise DataError(
-                f"{self._path}: dones and episode_ends disagree. Leave out worldline_format to go by dones."
-            )
+            raise DataError(f"{self.path}: dones and episode_ends disagree. Leave out worldline_format to go by dones.")
         self._ends = ends
         self._terminated, self._truncated, self._has_final_obs = (
             self._archive.read(self._members[key]).astype(bool) for key in episode_keys[:3]
@@ -278,21 +268,15 @@ class Recording:
         if "meta" not in self._members:
             return [{}] * num_episodes
         member = self._members["meta"]
-        if member.dtype != np.uint8 or member.num_bytes > _meta_limit(num_episodes):
-            raise DataError(f"{self._path}: meta is not JSON in uint8, or too long. Leave it out.")
-        try:
-            meta = json.loads(self._archive.read(member).tobytes())
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{self._path}: meta is not JSON ({error}). Leave it out.") from error
-        if not isinstance(meta, list) or len(meta) != num_episodes or not all(isinstance(item, dict) for item in meta):
-            raise DataError(f"{self._path}: meta must be a list of {num_episodes} objects. Leave it out.")
-        return meta
+        if member.dtype != np.uint8 or member.num_bytes > max_meta_bytes(num_episodes):
+            raise DataError(f"{self.path}: meta is not JSON in uint8, or too long. Leave it out.")
+        return meta_from_bytes(self.path, self._archive.read(member).tobytes(), num_episodes)
 
     def _read_action_sizes(self, action_dim: int) -> tuple[int, ...]:
         member = self._members["action_sizes"]
         if len(member.shape) != 1 or member.num_rows > action_dim or member.dtype.kind not in "iu":
             raise DataError(
-                f"{self._path}: action_sizes has shape {member.shape}; expected [K] integers. {_HOW_TO_SAVE}"
+                f"{self.path}: action_sizes has shape {member.shape}; expected [K] integers. {_HOW_TO_SAVE}"
             )
         return checked_sizes(tuple(self._archive.read(member).tolist()), action_dim)
 
@@ -304,10 +288,11 @@ class Recording:
 
 def write(
     path: str | os.PathLike[str],
-    store: RowStore,
+    store: EpisodeStore,
     spec: DataSpec,
     *,
     meta: Sequence[Mapping[str, Any]],
+    capacity: int | None = None,
     compress: bool = False,
 ) -> None:
     """Write all episodes of a store, whole or not at all: to a sibling first, which then takes the file's place.
@@ -316,26 +301,27 @@ def write(
         FileError: The file cannot be written.
         DataError: `meta` is not JSON.
     """
+    num_steps = int(store.steps.sum())
     arrays = _arrays(store, spec, meta)
+    arrays["capacity"] = np.array(num_steps if capacity is None else capacity)
     with new_archive(Path(path), compress=compress) as archive:
         for key, array in arrays.items():
             archive.add(key, array.shape, array.dtype, [array])
         for name in (*_obs_columns(store), "actions", "rewards"):
             column = store.columns[name]
-            archive.add(name, (store.num_steps, *column.shape[1:]), column.dtype, pieces(store, column))
+            archive.add(name, (num_steps, *column.shape[1:]), column.dtype, pieces(store, column))
 
 
-def _arrays(store: RowStore, spec: DataSpec, meta: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
+def _arrays(store: EpisodeStore, spec: DataSpec, meta: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
     """Return every array of the file but the long columns."""
     closing = store.first_rows + store.steps
     ends = np.cumsum(store.steps)
     flags = store.columns["flags"]
     terminated = flags[closing - 1, TERMINATION]
-    dones = np.zeros(store.num_steps, dtype=np.float32)  # float32 as documented
+    dones = np.zeros(int(ends[-1]), dtype=np.float32)  # float32 as documented
     dones[ends - 1] = 1  # however the episode ended, so that other readers never run two together
     arrays = {
         "worldline_format": np.array(_FORMAT),
-        "capacity": np.array(store.capacity),
         "action_dim": np.array(spec.action_dim),
         "action_sizes": np.array(spec.action_sizes, dtype=np.int64),
         "dones": dones,
@@ -349,24 +335,11 @@ def _arrays(store: RowStore, spec: DataSpec, meta: Sequence[Mapping[str, Any]]) 
         arrays[_shape_key(name)] = np.array(column.shape[1:], dtype=np.int64)
         arrays[f"final_{name}"] = column[closing]
     if any(meta):
-        try:
-            text = json.dumps([dict(item) for item in meta], allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"The meta of an episode cannot be saved as JSON: {error}. Keep to plain values."
-            ) from error
-        if len(text) > _meta_limit(len(meta)):
-            raise DataError(f"The meta of the episodes takes {len(text):,} bytes as JSON. Keep it to a few words each.")
-        arrays["meta"] = np.frombuffer(text.encode(), dtype=np.uint8)
+        arrays["meta"] = np.frombuffer(meta_to_bytes(meta), dtype=np.uint8)
     return arrays
 
 
-def _meta_limit(num_episodes: int) -> int:
-    """Return the most bytes of `meta`: parsed, JSON takes many times its length."""
-    return (1 << 20) + 256 * num_episodes
-
-
-def _obs_columns(store: RowStore) -> list[str]:
+def _obs_columns(store: EpisodeStore) -> list[str]:
     return [name for name in store.columns if is_obs(name)]
 
 

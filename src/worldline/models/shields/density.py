@@ -148,7 +148,7 @@ class DensityShield(BaseShield, abc.ABC):
 
     def _anchors(self, encoded: Tensor) -> Tensor:
         noise = self.anchor_noise.expand(len(encoded), -1, -1)
-        return self.push(noise, encoded, self.times(_ANCHOR_STEPS), "midpoint").maximum(self.low)
+        return self.push(noise, encoded, self.times(_ANCHOR_STEPS), "midpoint").maximum(self._low)
 
     def _offsets(self, times: list[float], solver: Solver) -> Callable[[float], Tensor]:
         """Return what looks up the network's offsets `[L, U]` at any time that the solver will ask for."""

@@ -33,10 +33,12 @@ class LoggingCallback(Callback):
         output_dir: Folder of `metrics.jsonl` and TensorBoard's files; None logs to the console only.
         log_interval: Steps between two lines; None for the trainer's `log_interval`.
         use_wandb: Log to Weights & Biases; where that is not possible, a warning says so and training goes on.
+            Arguments of `wandb.init` (`{"project": ...}`) may be given instead of True.
         use_trackio: Log to trackio, under the project "worldline"; where that is not possible, the same.
         use_tensorboard: Write TensorBoard's files; None does so if it is installed and `output_dir` is given.
         console: Print every line, too.
         measure: Called at every line; returns more numbers by name (`OnlineSampler.metrics`).
+        rename: What to call a metric instead; None leaves all names as they are.
     """
 
     order = Order.RECORD
@@ -46,11 +48,12 @@ class LoggingCallback(Callback):
         self,
         output_dir: str | os.PathLike[str] | None = None,
         log_interval: int | None = None,
-        use_wandb: bool = False,
+        use_wandb: bool | Mapping[str, Any] = False,
         use_tensorboard: bool | None = None,
         console: bool = True,
         measure: Callable[[], Mapping[str, float]] | None = None,
         use_trackio: bool = False,
+        rename: Callable[[str], str] | None = None,
     ) -> None:
         if log_interval is not None and log_interval < 1:
             raise ConfigError(f"LoggingCallback needs a log_interval of at least 1; got {log_interval}.")
@@ -65,6 +68,7 @@ class LoggingCallback(Callback):
         self.use_tensorboard = use_tensorboard
         self.console = console
         self.measure = measure
+        self.rename = rename
         self._lock: FolderLock | None = None
         self._writers: list[MetricWriter] = []
         self._evaluated: dict[str, float] = {}
@@ -90,9 +94,12 @@ class LoggingCallback(Callback):
                 wants_tensorboard = TensorBoardWriter.is_installed()
             if wants_tensorboard:
                 self._writers.append(TensorBoardWriter(self.output_dir / "tensorboard", step=step))
-        for is_wanted, service in ((self.use_wandb, WandbWriter), (self.use_trackio, TrackioWriter)):
-            if is_wanted and (writer := service.start(to_dict(self.trainer.config), self.output_dir)):
-                self._writers.append(writer)
+        config = to_dict(self.trainer.config)
+        if self.use_wandb is not False:
+            options = {} if self.use_wandb is True else self.use_wandb
+            self._add(WandbWriter.start(config, self.output_dir, options))
+        if self.use_trackio:
+            self._add(TrackioWriter.start(config, self.output_dir))
         self._evaluated = {}
         self._clock.on_train_begin()
         self._restart_clock()
@@ -110,6 +117,8 @@ class LoggingCallback(Callback):
         if self.measure is not None:
             metrics |= self.measure()
         self._evaluated = {}
+        if self.rename is not None:
+            metrics = {self.rename(name): value for name, value in metrics.items()}
         for writer in self._writers:
             writer.write(step, metrics)
         if self.console:
@@ -132,6 +141,10 @@ class LoggingCallback(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting from there."""
         self._clock.load_state_dict(state)
+
+    def _add(self, writer: MetricWriter | None) -> None:
+        if writer is not None:
+            self._writers.append(writer)
 
     def _speed(self) -> dict[str, float]:
         trainer = self.trainer

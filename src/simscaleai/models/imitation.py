@@ -1,0 +1,277 @@
+"""Worldline's policies over SimScaleAI's dicts: `{"observations": {...}, "actions": ..., "language": [...]}`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldline.batch import Batch, Obs, WindowSpec
+from worldline.data.store import is_obs
+from worldline.device import device_of
+from worldline.episode import Array
+from worldline.errors import DataError
+from worldline.models.base import Model
+from worldline.models.chunks import ChunkConfig, ChunkPolicy
+from worldline.models.inputs import LANGUAGE
+from worldline.models.predict import predict
+from worldline.protocols import Fitted, Policy
+from worldline.statistics import ColumnStatistics
+
+STATE = "state"  # what the policy calls all vectors together
+_OBSERVATIONS, _ACTIONS, _MASK = "observations", "actions", "mask"
+
+
+class ImitationModel(nn.Module):
+    """A policy that learns actions from observations.
+
+    All vectors of a batch are one to it, "state": they are put side by side in the order of their names. Images are
+    `[C, H, W]` in [0, 1], or uint8 in either layout.
+
+    Attributes:
+        policy: Worldline's model.
+        obs_shapes: What it observes: "state", each image, and "language", the bytes of an instruction.
+
+    Args:
+        policy: Worldline's model.
+        state_keys: The vectors that "state" is made of, others are passed over; None: all there are.
+    """
+
+    def __init__(self, policy: Model, state_keys: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.policy = policy
+        self.obs_shapes: dict[str, tuple[int, ...]] = dict(policy.config.obs_shapes)
+        self._state_keys = None if state_keys is None else frozenset(state_keys)
+        self._vectors: tuple[str, ...] | None = None  # names of the vectors of the first batch
+
+    @property
+    def windows(self) -> WindowSpec:
+        """Which windows to learn from: `TrajectoryDataset(path, seq_len=model.seq_len, windows=model.windows)`."""
+        return dataclasses.replace(self.policy.windows, closing_row=False)
+
+    @property
+    def seq_len(self) -> int:
+        """How many steps a window of the policy has."""
+        return self.policy.config.horizon if isinstance(self.policy, ChunkPolicy) else 1
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return "loss", what else the policy reports, and "predicted_actions", shaped as `batch["actions"]`.
+
+        The latter are what the policy would do at each step if the episode began there; they carry no gradients.
+
+        Raises:
+            DataError: The batch lacks something that the model was built for, or has other shapes.
+        """
+        return {**self.training_losses(batch), "predicted_actions": self._predicted(batch)}
+
+    def training_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the same without "predicted_actions"."""
+        return self.policy.compute_loss(self._windows(batch))
+
+    def after_update(self) -> None:
+        """Do what follows each optimiser step."""
+        self.policy.after_update()
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the model has the statistics of its data, or wants none."""
+        return self.policy.is_fitted if isinstance(self.policy, Fitted) else True
+
+    def fit(self, statistics: Mapping[str, ColumnStatistics]) -> None:
+        """Take the statistics of columns "obs.KEY" and "actions"; the trainer does so before the first step."""
+        if not isinstance(self.policy, Fitted):
+            return
+        vectors = [
+            column
+            for name, column in sorted(statistics.items())
+            if is_obs(name) and self._is_in_state(STATE if name == "obs" else name.removeprefix("obs."))
+        ]
+        named = {"actions": statistics["actions"]}
+        self.policy.fit(named | ({f"obs.{STATE}": _side_by_side(vectors)} if STATE in self.obs_shapes else {}))
+
+    def act(
+        self,
+        obs: Obs,
+        state: Any = None,
+        *,
+        is_first: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """Choose actions `[N, A]` for N environments; see `worldline.protocols.Policy`."""
+        policy = self.policy
+        assert isinstance(policy, Policy)
+        return policy.act(self._obs(obs, leading=1), state, is_first=is_first, deterministic=deterministic)
+
+    def predict(self, obs: Any) -> Any:
+        """Return the action for one observation, or actions for several, as if an episode began there.
+
+        Args:
+            obs: A dict of arrays or tensors (and of texts), or the state alone; of one observation, or with a first
+                dimension of several.
+
+        Returns:
+            `[A]` or `[N, A]`, an array if `obs` is of arrays and a tensor if it is of tensors.
+
+        Raises:
+            DataError: Something that the model was built for is missing, or of another shape.
+        """
+        named = obs if isinstance(obs, Mapping) else {STATE: obs}
+        numbers = [value for value in named.values() if not _is_text(value)]
+        actions = predict(self.policy, self._obs(named, leading=_num_leading(named, self.obs_shapes)))
+        assert isinstance(actions, Tensor)
+        return actions if any(isinstance(value, Tensor) for value in numbers) else actions.cpu().numpy()
+
+    def _predicted(self, batch: Mapping[str, Any]) -> Tensor:
+        actions = batch[_ACTIONS]
+        obs = self._obs(_observed(batch), leading=actions.ndim - 1)
+        flat = {name: value.flatten(0, actions.ndim - 2) for name, value in obs.items()}
+        found = predict(self.policy, flat)
+        assert isinstance(found, Tensor)
+        return found.view(*actions.shape)
+
+    def _windows(self, batch: Mapping[str, Any]) -> Batch:
+        """Return the batch as windows `[B, T]` of real steps; of samples without time, T is 1."""
+        if _ACTIONS not in batch or _OBSERVATIONS not in batch:
+            raise DataError(f'A batch needs "{_OBSERVATIONS}" and "{_ACTIONS}"; it has {sorted(map(str, batch))}.')
+        actions = batch[_ACTIONS].float()
+        if actions.ndim not in (2, 3):
+            raise DataError(f"actions must be [B, A] or [B, T, A]; got {list(actions.shape)}.")
+        obs = self._obs(_observed(batch), leading=actions.ndim - 1)
+        if actions.ndim == 2:
+            actions, obs = actions[:, None], {name: value[:, None] for name, value in obs.items()}
+        whole = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device)
+        mask = batch.get(_MASK, whole)
+        if isinstance(self.policy, ChunkPolicy):
+            before, after = _padding(mask.shape[1], self.policy.config)
+            actions, mask = _padded(actions, before, after), _padded(mask, before, after)
+            obs = {name: _padded(value, before, after) for name, value in obs.items()}
+        return Batch(
+            obs=obs,
+            actions=actions,
+            rewards=torch.zeros_like(actions[..., 0]),
+            terminations=torch.zeros_like(mask),
+            is_first=torch.zeros_like(mask),
+            step_mask=mask,
+            obs_mask=mask[:, : next(iter(obs.values())).shape[1]],
+        )
+
+    def _obs(self, obs: Any, *, leading: int) -> dict[str, Tensor]:
+        """Return what the policy observes, each `[*leading, *shape]`."""
+        named = dict(obs) if isinstance(obs, Mapping) else {STATE: obs}
+        device = device_of(self)
+        found: dict[str, Tensor] = {}
+        for name, shape in self.obs_shapes.items():
+            if name == STATE:
+                found[name] = self._state(named, shape[0], leading=leading, device=device)
+            elif name == LANGUAGE:
+                found[name] = _text(named, shape[0], device=device)
+            else:
+                found[name] = _image(named, name, shape, device=device)
+        return found
+
+    def _is_in_state(self, name: str) -> bool:
+        if self._state_keys is not None:
+            return name in self._state_keys
+        return name == STATE or name not in {*self.obs_shapes, LANGUAGE}
+
+    def _state(self, named: Mapping[str, Any], size: int, *, leading: int, device: torch.device) -> Tensor:
+        vectors = {
+            name: torch.as_tensor(named[name]).to(device).float()
+            for name in sorted(named)
+            if self._is_in_state(name) and not _is_text(named[name])
+        }
+        vectors = {name: value for name, value in vectors.items() if value.ndim == leading + 1}
+        sizes = {name: value.shape[-1] for name, value in vectors.items()}
+        names = tuple(vectors)
+        if sum(sizes.values()) != size or (self._vectors is not None and names != self._vectors):
+            raise DataError(_other_vectors(sizes, size, self._vectors))
+        self._vectors = names
+        return torch.cat(list(vectors.values()), -1)
+
+
+def _padding(num_rows: int, config: ChunkConfig) -> tuple[int, int]:
+    """Return how many rows that are not real to put before and behind a window, so that it has a whole chunk.
+
+    The present of a chunk is the last of the `num_obs` rows that it is predicted from, so that one must be real.
+    """
+    before = max(0, config.num_obs - num_rows)
+    return before, max(0, config.horizon - num_rows - before)
+
+
+def _padded(rows: Tensor, before: int, after: int) -> Tensor:
+    """Return `rows [B, T, ...]` with rows of zeros before and behind them."""
+    return F.pad(rows, (*(0,) * (2 * (rows.ndim - 2)), before, after))
+
+
+def _observed(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the observations of a batch, and its texts among them."""
+    observations = batch[_OBSERVATIONS]
+    named = dict(observations) if isinstance(observations, Mapping) else {STATE: observations}
+    return named | ({LANGUAGE: batch[LANGUAGE]} if LANGUAGE in batch else {})
+
+
+def _other_vectors(sizes: Mapping[str, int], size: int, known: Sequence[str] | None) -> str:
+    listed = ", ".join(f"{name} [{width}]" for name, width in sizes.items()) or "none"
+    message = f"The model was built for vectors of {size} numbers together; got {sum(sizes.values())}: {listed}. "
+    if known is None:
+        return message + f"Build it with state_dim={sum(sizes.values())}, or choose the observations by obs_keys."
+    missing, unknown = sorted(set(known) - sizes.keys()), sorted(sizes.keys() - set(known))
+    lacks = f"Missing: {', '.join(missing) or 'none'}. Not known: {', '.join(unknown) or 'none'}. "
+    return message + lacks + f"It has learnt from {', '.join(known)}; give it those."
+
+
+def _image(named: Mapping[str, Any], name: str, shape: tuple[int, ...], *, device: torch.device) -> Tensor:
+    """Return images in [0, 255] in the layout of `shape`."""
+    if name not in named:
+        raise DataError(f"The model was built for images {name!r} {shape}; got {sorted(named)}.")
+    image = torch.as_tensor(named[name]).to(device)
+    if image.is_floating_point():
+        image = image * 255.0
+    found = tuple(image.shape[-3:])
+    if found != shape:
+        if found == (*shape[1:], shape[0]):
+            return image.movedim(-1, -3)
+        raise DataError(f"Images {name!r} must be {shape}; got {found}. Build the model for those, or resize them.")
+    return image
+
+
+def _text(named: Mapping[str, Any], length: int, *, device: torch.device) -> Tensor:
+    """Return a text as bytes `[L]`, or several as `[B, L]`, cut off at L; bytes stay what they are."""
+    if LANGUAGE not in named:
+        raise DataError(f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample.')
+    texts = named[LANGUAGE]
+    if isinstance(texts, Tensor | np.ndarray):  # bytes already
+        found = torch.as_tensor(texts).to(device)
+        return F.pad(found, (0, length - found.shape[-1]))
+    if isinstance(texts, str):
+        return _text({LANGUAGE: [texts]}, length, device=device)[0]
+    rows = np.zeros((len(texts), length), dtype=np.uint8)
+    for row, text in zip(rows, texts, strict=True):
+        encoded = text.encode()[:length]
+        row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
+    return torch.from_numpy(rows).to(device)
+
+
+def _side_by_side(columns: Sequence[ColumnStatistics]) -> ColumnStatistics:
+    arrays: dict[str, Array] = {
+        name: np.concatenate([np.ravel(getattr(column, name)) for column in columns])
+        for name in ("mean", "std", "low", "high")
+    }
+    return ColumnStatistics(count=columns[0].count, **arrays)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
+
+
+def _num_leading(named: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many dimensions come before those of an observation: those of the first that is no text."""
+    for name, value in named.items():
+        if not _is_text(value):
+            return int(np.ndim(value)) - len(shapes.get(name, (0,)))
+    return 0

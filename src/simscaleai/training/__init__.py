@@ -1,0 +1,1 @@
+"""Training by SimScaleAI's names."""

@@ -1,0 +1,120 @@
+"""What `worldline inspect` shows of data: tables on the terminal, and a report with plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worldline.data.formats.recording import Recording
+    from worldline.data.summary import ColumnSummary, Summary
+    from worldline.episode import Array
+
+MAX_COMPONENTS = 8  # rows of a vector that are listed one by one
+_MAX_LANGUAGES = 20
+_COLUMN_HEADER = ("name", "shape", "dtype", "min", "mean", "max", "not finite")
+
+Rows = list[tuple[str, ...]]
+
+
+def summary_rows(path: Path, name: str, recording: Recording, found: Summary) -> Rows:
+    """Return what there is to say of a data set, as names and values."""
+    from worldline.files import total_size
+
+    spec = recording.spec
+    rows: Rows = [
+        ("format", name),
+        ("size", f"{total_size(path):,} bytes"),
+        ("episodes", f"{len(found.lengths):,}"),
+        ("steps", f"{int(found.lengths.sum()):,}"),
+        ("length", _spread(found.lengths)),
+        ("return", _spread(found.returns)),
+        ("ended", _endings(found)),
+        ("final observations", f"{int(found.has_final_obs.sum()):,} episodes"),
+        ("actions", f"{spec.action_type}, {spec.action_dim} wide"),
+    ]
+    if found.environments:
+        rows.append(("environment", ", ".join(found.environments)))
+    if found.languages:
+        rows.append(("instructions", f"{len(found.languages):,} different, {sum(found.languages.values()):,} episodes"))
+    if found.num_orphan_rows:
+        rows.append(("orphan rows", f"{found.num_orphan_rows:,} that belong to no episode, left out"))
+    if bad := sum(column.num_not_finite for column in found.columns.values()):
+        rows.append(("not finite", f"{bad:,} numbers are NaN or infinite: training refuses this data"))
+    return rows
+
+
+def column_rows(found: Summary) -> Rows:
+    """Return every column, and each component of short vectors."""
+    rows: Rows = []
+    for name, column in found.columns.items():
+        rows.append((name, str(column.shape), str(column.dtype), *_range(column), f"{column.num_not_finite:,}"))
+        if len(column.shape) == 1 and 1 < column.shape[0] <= MAX_COMPONENTS:
+            parts = zip(column.low, column.mean, column.high, strict=True)
+            rows += [
+                (f"  {name}[{index}]", "", "", *(f"{value:.4g}" for value in part), "")
+                for index, part in enumerate(parts)
+            ]
+    return rows
+
+
+def write_report(out: Path, path: Path, facts: Rows, found: Summary) -> Path:
+    """Write a page with the same tables, and plots of lengths and returns."""
+    from worldline.cli.reporting import footer
+    from worldline.report.figures import returns_by_rank
+    from worldline.report.page import Figure, Page, Section, Table, Tile, write
+    from worldline.report.svg import LineChart, Series
+
+    tiles = [
+        Tile(label="Episodes", value=f"{len(found.lengths):,}", is_main=True),
+        Tile(label="Steps", value=f"{int(found.lengths.sum()):,}"),
+        Tile(label="Mean return", value=f"{found.returns.mean():.4g}"),
+        Tile(label="Mean length", value=f"{found.lengths.mean():.4g}"),
+    ]
+    numbers = list(range(len(found.lengths)))
+    charts = [
+        LineChart(title=title, series=[Series(name=title, x=numbers, y=values.tolist())], x_label="episode", width=480)
+        for title, values in (("length", found.lengths), ("return", found.returns))
+    ]
+    tables = [Table(title="Columns", header=_COLUMN_HEADER, rows=column_rows(found))]
+    if found.languages:
+        most = [(language, f"{count:,}") for language, count in list(found.languages.items())[:_MAX_LANGUAGES]]
+        tables.append(Table(title="Instructions", header=("instruction", "episodes"), rows=most))
+    page = Page(
+        title=f"Data: {path.name}",
+        summary=f"What is in {path}.",
+        tiles=tiles,
+        sections=[
+            Section(title="Summary", tables=[Table(title=str(path), rows=facts)]),
+            Section(
+                title="Episodes",
+                figures=[
+                    returns_by_rank({"return": found.returns.tolist()}),
+                    Figure(charts=charts, caption="In the order of the file."),
+                ],
+            ),
+            Section(title="Columns", tables=tables),
+        ],
+        footer=footer(),
+    )
+    return write(page, out)
+
+
+def _spread(values: Array) -> str:
+    return f"{values.min():,.4g} to {values.max():,.4g}, mean {values.mean():,.4g}"
+
+
+def _range(column: ColumnSummary) -> Sequence[str]:
+    import numpy as np
+
+    values = np.nanmin(column.low), np.nanmean(column.mean), np.nanmax(column.high)
+    return [f"{value:.4g}" for value in values]
+
+
+def _endings(found: Summary) -> str:
+    terminated = int(found.terminated.sum())
+    truncated = int((found.truncated & ~found.terminated).sum())
+    neither = len(found.lengths) - terminated - truncated
+    parts = [f"{terminated:,} terminated", f"{truncated:,} truncated"]
+    return ", ".join(parts + ([f"{neither:,} broken off"] if neither else []))

@@ -1,0 +1,109 @@
+"""Data of any format, in memory or mapped from the disk: by its size."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldline.data.column_writer import write_columns
+from worldline.data.columns import is_columns
+from worldline.data.dataset import Dataset
+from worldline.data.formats.catalog import FORMATS, format_to_write, module_of, read_recording
+from worldline.data.rows import RowEncoder
+from worldline.data.shapes import named_shapes
+from worldline.errors import FileError
+
+if TYPE_CHECKING:
+    from worldline.data.block import EpisodeBlock
+    from worldline.data.formats.recording import Recording
+
+IN_MEMORY_BYTES = 2 << 30  # what is larger is mapped from the disk
+
+OnEpisodes = Callable[[int, int], None]  # is told how many episodes have been read, and how many there are
+
+
+def stored_bytes(recording: Recording) -> int:
+    """Return at most how much memory the episodes of a file take in a buffer, within a factor of two."""
+    numbers = sum(math.prod(shape) for shape in named_shapes(recording.spec.obs_shape).values())
+    is_small = recording.obs_dtype is None and all(
+        len(shape) >= 2 for shape in named_shapes(recording.spec.obs_shape).values()
+    )
+    return recording.num_steps * (numbers * (1 if is_small else 4) + 4 * recording.spec.action_dim + 8)
+
+
+def mapped_folder(path: Path, import_to: Path, *, on_episodes: OnEpisodes | None = None) -> Path | None:
+    """Return the folder of columns that data of any format is to be read from; None where it goes into memory.
+
+    A folder of columns is mapped where it is. What is of another format and takes more than `IN_MEMORY_BYTES` is
+    written once to `import_to`, and taken from there if it is there already.
+
+    Raises:
+        FileError: The data is missing, damaged, hostile or of no format that is known.
+        DataError: Its arrays do not fit together, or hold NaN.
+    """
+    for folder in (path, import_to):
+        if is_columns(folder):
+            return folder
+    with read_recording(path) as recording:
+        if stored_bytes(recording) <= IN_MEMORY_BYTES:
+            return None
+        _import(recording, import_to, on_episodes)
+    return import_to
+
+
+def convert(
+    source: Path, destination: Path, name: str | None = None, *, on_episodes: OnEpisodes | None = None
+) -> tuple[int, int]:
+    """Write data of any format in another; return how many episodes and steps there are.
+
+    Args:
+        source: A file or folder of any format that is read.
+        destination: Where to write; it must not exist.
+        name: The format to write; None: the one that the suffix of `destination` means.
+        on_episodes: Called from time to time.
+
+    Raises:
+        FileError: The source is damaged, or the destination is there already or cannot be written.
+        ConfigError: The format is not known, or not written.
+        DataError: The source holds NaN, or its episodes do not fit together or into the format.
+    """
+    name = format_to_write(destination, name)
+    if destination.exists() or destination.is_symlink():
+        raise FileError(f"{destination} is there already. Choose another name, or delete it first.")
+    if not destination.parent.is_dir():
+        raise FileError(f"There is no folder {destination.parent}. Make it, or choose another.")
+    with read_recording(source) as recording:
+        counts = recording.num_episodes, recording.num_steps
+        if name == "columns":
+            _import(recording, destination, on_episodes)
+            return counts
+        # Other layouts are written column by column, or need to know the end before the start: columns come between.
+        with tempfile.TemporaryDirectory(prefix=".worldline-", dir=destination.parent) as folder:
+            between = Path(folder) / "columns"
+            _import(recording, between, on_episodes)
+            data = Dataset(between)
+            module_of(name).write(destination, data._episode_store(), data.spec, meta=data.meta)
+    return counts
+
+
+def _import(recording: Recording, folder: Path, on_episodes: OnEpisodes | None) -> None:
+    spec = recording.spec
+    encoder = RowEncoder(spec.obs_shape, spec.action_dim, recording.obs_dtype, spec.action_sizes)
+    write_columns(folder, encoder, _told(recording, on_episodes))
+
+
+def _told(recording: Recording, on_episodes: OnEpisodes | None) -> Iterator[EpisodeBlock]:
+    done = 0
+    for block in recording.checked_blocks():
+        yield block
+        done += len(block.ends)
+        if on_episodes is not None:
+            on_episodes(done, recording.num_episodes)
+
+
+def readable_formats() -> str:
+    """Return the formats in words, for messages and help."""
+    return "; ".join(known.summary for known in FORMATS.values())

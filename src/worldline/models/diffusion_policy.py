@@ -1,0 +1,69 @@
+"""Diffusion policy (Chi et al.: "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion", RSS 2023).
+
+A chunk of actions is what is left of noise once a network has removed it, given the last observations: so a policy can
+have several ways to go on, and take one of them for the whole chunk. Implemented is the convolutional variant:
+
+- training: the squared error of the noise at a random one of K = 100 levels of the squared-cosine schedule
+- acting: DDIM in 10 steps; 8 of the 16 actions are carried out before the next chunk is made
+- the published results are those of averaged weights: train with `ema_decay`
+
+Deviations: SiLU for Mish; images pass a small network of ours with a spatial softmax, and are moved at random rather
+than cropped; sizes other than `paper` are smaller; what is beyond an episode weighs nothing (see `chunks`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from worldline.errors import ConfigError
+from worldline.models.chunks import ChunkPolicy
+from worldline.models.denoiser import Denoiser, DenoisingConfig
+from worldline.models.features import FeatureEncoder
+from worldline.models.heads import DiffusionHead
+from worldline.models.inputs import Inputs
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"mlp_units": 64, "mlp_blocks": 1},
+    "small": {},
+    "unet": {"network": "unet"},
+    "paper": {"network": "unet", "unet_widths": (256, 512, 1024)},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionPolicyConfig(DenoisingConfig):
+    """Settings of diffusion policy; the defaults are those of size small."""
+
+    num_levels: int = 100  # K, of noise
+    num_steps: int = 10  # of sampling
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.num_steps <= self.num_levels <= 10_000:
+            raise ConfigError(
+                f"num_steps must be between 1 and num_levels, which is at most 10000; got {self.num_steps} and "
+                f"{self.num_levels}."
+            )
+
+
+class DiffusionPolicy(ChunkPolicy):
+    """Chunks of actions by denoising."""
+
+    family: ClassVar[str] = "diffusion_policy"
+
+    def __init__(self, config: DiffusionPolicyConfig) -> None:
+        super().__init__(config, kind="range")
+        self.encoder = FeatureEncoder(self.inputs.layout, config.num_obs, config.image_widths)
+        denoiser = Denoiser(config, self.encoder.out_features, scale=1000 / config.num_levels)
+        self.head = DiffusionHead(denoiser, num_levels=config.num_levels, num_steps=config.num_steps)
+
+    def chunk_loss(self, inputs: Inputs, actions: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Return "loss", the mean squared error of the noise."""
+        return {"loss": self.head.loss(self.encoder(inputs), actions, mask)}
+
+    def chunk(self, inputs: Inputs, noise: Tensor) -> Tensor:
+        """Return actions `[N, H, A]` in [-1, 1]."""
+        return self.head.sample(self.encoder(inputs), noise)
