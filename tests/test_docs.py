@@ -29,6 +29,7 @@ PYTHON = {
     "imitation.md": 3,
     "models.md": 8,
     "robot.md": 5,
+    "shields.md": 2,
     "tdmpc2.md": 3,
     "training.md": 5,
 }

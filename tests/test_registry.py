@@ -55,6 +55,27 @@ def test_names_are_unique_in_worldline(monkeypatch: pytest.MonkeyPatch):
     assert len(names) == len(set(names))
 
 
+@pytest.mark.parametrize(
+    ("name", "family", "size"),
+    [
+        ("shield:flow_matching", "flow_matching_shield", "small"),
+        ("shield:flow_matching:base", "flow_matching_shield", "base"),
+        ("shield:quantile:medium", "quantile_shield", "base"),
+        ("diffusion_shield:base", "diffusion_shield", "base"),
+    ],
+)
+def test_an_alias_may_have_a_colon(monkeypatch: pytest.MonkeyPatch, name: str, family: str, size: str):
+    monkeypatch.undo()
+    found, found_size = registry.resolve(name)
+    assert (found.name, found_size) == (family, size)
+
+
+def test_unknown_shields_give_the_nearest(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="Did you mean 'shield:quantile'"):
+        registry.resolve("shield:quantil")
+
+
 def _entry(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     entry = importlib.metadata.EntryPoint(name="other", value=value, group="worldline.families")
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: [entry])

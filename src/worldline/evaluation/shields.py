@@ -14,7 +14,7 @@ from worldline.errors import DataError
 from worldline.evaluation.statistics import Interval, wilson_interval
 from worldline.protocols import HasEpisodes, Shield
 
-_MARGIN = 0.25  # by how many deviations of all returns an impossible return is beyond the best
+_MARGIN = 0.25  # by how many deviations of all commands an impossible one is beyond the best
 _ROWS = 2048  # scored at a time
 
 
@@ -42,6 +42,7 @@ class Detection:
     auroc: float  # probability that an impossible one scores higher than a possible one
     fpr_at_95_tpr: float  # share of possible ones above the threshold that 95% of the impossible ones exceed
     flagged: float  # share of impossible ones above the calibrated threshold
+    num_commands: int  # impossible ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,8 +104,9 @@ def impossible_commands(rows: CommandRows, dataset: HasEpisodes, *, seed: int = 
 
     - "return too high": the horizon of the row, and a return beyond the best of all rows whose horizon is within a
       tenth (or five steps) of it, by a quarter to one and a quarter of the deviation of all returns
-    - "horizon too short": the return of the row, in fewer steps than any row needed for as much or more; rows whose
-      return was once reached in a single step are left out
+    - "horizon too short": the return of the row, in fewer steps than any row needed for as much or more, by at least a
+      quarter of the deviation of all horizons; rows whose return was once reached in as few steps are left out
+    - "horizon just too short": the same without that quarter
     """
     known = np.concatenate([episode.commands for episode in dataset.episodes()]).astype(np.float64)  # [N, 2]
     draws = np.random.default_rng(seed)
@@ -113,14 +115,14 @@ def impossible_commands(rows: CommandRows, dataset: HasEpisodes, *, seed: int = 
     beyond = (_MARGIN + draws.random(len(rows))) * known[:, 1].std()
     high = np.stack((steps, _best_near(known, steps) + beyond), 1)
     shortest = _fewest_steps(known, returns)  # [B]
-    possible = np.flatnonzero(shortest > 1)
-    # Any whole number of steps from 1 to one less than the fewest
-    short = np.floor(1 + draws.random(len(rows)) * (shortest - 1))
     found = {"return too high": CommandRows(states=rows.states, commands=torch.from_numpy(high).float())}
-    if len(possible):
-        some = rows.at(torch.from_numpy(possible))
-        replaced = torch.from_numpy(np.stack((short, returns), 1)[possible]).float()
-        found["horizon too short"] = CommandRows(states=some.states, commands=replaced)
+    for name, margin in (("too short", max(1.0, _MARGIN * known[:, 0].std())), ("just too short", 1.0)):
+        most = np.floor(shortest - margin)  # [B]; the command is any whole number of steps up to it
+        short = np.stack((np.floor(1 + draws.random(len(rows)) * most), returns), 1)
+        if len(possible := np.flatnonzero(most >= 1)):
+            some = rows.at(torch.from_numpy(possible))
+            replaced = torch.from_numpy(short[possible]).float()
+            found[f"horizon {name}"] = CommandRows(states=some.states, commands=replaced)
     return found
 
 
@@ -141,6 +143,7 @@ def evaluate_shield(shield: Shield, held_out: HasEpisodes, *, train: HasEpisodes
             auroc=auroc(scores, other),
             fpr_at_95_tpr=float((scores >= np.quantile(other, 0.05)).mean()),
             flagged=float(is_flagged(shield, impossible).mean()),
+            num_commands=len(impossible),
         )
         for name, impossible in impossible_commands(rows, _Both(train, held_out), seed=seed).items()
         for other in [score(shield, impossible)]

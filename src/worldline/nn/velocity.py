@@ -100,7 +100,7 @@ class VelocityNet(nn.Module):
             torch.ops.aten.silu.out(y, out=activated[0])
             y, tangents = product(activated.view(-1, self.units), weight).view_as(activated).split((1, dims))
             y = y[0].add_(offset)
-        slopes = torch.mul(tangents, _silu_slope(ones, y)) @ self.last.weight[:, :, None]  # [D, N, 1], of v_d by x_d
+        slopes = torch.bmm(torch.mul(tangents, _silu_slope(ones, y)), self.last.weight[:, :, None])  # [D, N, 1]
         velocity = torch.addmm(self.last.bias, F.silu(y, inplace=True), self.last.weight.t())
         return velocity, slopes[..., 0].mul_((clamped == x).t()).sum(0)
 

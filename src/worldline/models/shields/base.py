@@ -5,7 +5,7 @@ out to obey is known. A shield learns how those commands are distributed in a st
 flagged, and replaced by the nearest ones that are not. So are states far from all states of the data, since no command
 is supported there; these cannot be mended by another command.
 
-How unusual something is has two parts, each measured in its own 99th percentile over held-out rows:
+How unusual something is has two parts, each measured in its own 95th percentile over held-out rows:
 
     score(state, command) = max(command_score, state_score)
 
@@ -62,7 +62,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "num_reference_states": (4, 1 << 20),
 }
 _NEIGHBOUR = 4  # to which the distance of a state is measured: one or two odd states of the data support nothing
-_SCALE_LEVEL = 0.99
+_SCALE_LEVEL = 0.95
 _MIN_SCALE = 1e-2
 _MARGIN = 1e-3  # by which a projected command is within the threshold, for rounding in batches of another size
 _ROWS = 4096  # scored at a time in calibration
@@ -125,7 +125,7 @@ class BaseShield(Model, abc.ABC):
         self._is_calibrated = False  # what `thresholds` say, without a wait for the device
 
     @abc.abstractmethod
-    def normalized_losses(self, states: Tensor, commands: Tensor) -> Tensor:
+    def _losses(self, states: Tensor, commands: Tensor) -> Tensor:
         """Return the loss `[N]` of normalised states `[N, S]` and commands `[N, 2]`."""
 
     @abc.abstractmethod
@@ -171,7 +171,7 @@ class BaseShield(Model, abc.ABC):
         commands = commands + self.config.smoothing * torch.randn_like(commands)
         # A horizon is a whole number; its density is that of the number and uniform noise of half a step either way.
         steps = (torch.rand_like(commands[:, 0]) - 0.5) / self.commands.scale[0]
-        return self.normalized_losses(states, torch.stack((commands[:, 0] + steps, commands[:, 1]), 1))
+        return self._losses(states, torch.stack((commands[:, 0] + steps, commands[:, 1]), 1))
 
     @property
     def is_fitted(self) -> bool:
@@ -267,7 +267,7 @@ class BaseShield(Model, abc.ABC):
             excess,
             commands,
             self.anchors(states, commands),
-            self.low,
+            self._low,
             num_steps=num_steps,
             step_size=step_size,
         )
@@ -340,7 +340,7 @@ class BaseShield(Model, abc.ABC):
         return self.thresholds[self._bins(horizons)] if len(self.edges) else self.thresholds
 
     @property
-    def low(self) -> Tensor:
+    def _low(self) -> Tensor:
         """The least normalised command `[2]`: a horizon of 1, and any return."""
         return torch.stack(
             ((1.0 - self.commands.shift[0]) / self.commands.scale[0], self.commands.shift.new_tensor(-torch.inf))

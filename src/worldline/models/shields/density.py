@@ -105,8 +105,18 @@ class DensityShield(BaseShield, abc.ABC):
         """Return what compares densities with those of the anchors; see the module's docstring."""
         encoded = self.net.encode(states)
         anchors = self._anchors(encoded)  # [B, M, 2]
-        typical = self._densities(anchors, encoded).median(1, keepdim=True).values  # [B, 1]
-        return lambda commands: typical - self._densities(commands, encoded)
+        typical: Tensor | None = None  # [B, 1]
+
+        def score(commands: Tensor) -> Tensor:
+            nonlocal typical
+            if typical is not None:
+                return typical - self._densities(commands, encoded)
+            # The first time, in one go: of a few commands, most of the time is that of calls.
+            densities = self._densities(torch.cat((anchors, commands), 1), encoded)
+            typical = densities[:, :_NUM_ANCHORS].median(1, keepdim=True).values
+            return typical - densities[:, _NUM_ANCHORS:]
+
+        return score
 
     def anchors(self, states: Tensor, commands: Tensor) -> Tensor:
         """Return where the flow takes a few fixed points, `[B, M, 2]`, at horizons of 1 or more."""
@@ -148,7 +158,7 @@ class DensityShield(BaseShield, abc.ABC):
 
     def _anchors(self, encoded: Tensor) -> Tensor:
         noise = self.anchor_noise.expand(len(encoded), -1, -1)
-        return self.push(noise, encoded, self.times(_ANCHOR_STEPS), "midpoint").maximum(self.low)
+        return self.push(noise, encoded, self.times(_ANCHOR_STEPS), "midpoint").maximum(self._low)
 
     def _offsets(self, times: list[float], solver: Solver) -> Callable[[float], Tensor]:
         """Return what looks up the network's offsets `[L, U]` at any time that the solver will ask for."""

@@ -56,7 +56,7 @@ class DiffusionShield(DensityShield):
         self.angles: Tensor
         self._ends = _end_angles(config.schedule, config.num_levels)
 
-    def normalized_losses(self, states: Tensor, commands: Tensor) -> Tensor:
+    def _losses(self, states: Tensor, commands: Tensor) -> Tensor:
         """Return the squared error of v, `[N]`, at a random level for each command."""
         noise = torch.randn_like(commands)
         level = torch.randint(len(self.alphas_bar), (len(commands),), device=commands.device)

@@ -49,7 +49,7 @@ class FlowMatchingShield(DensityShield):
         super().__init__(config)
         self.sigma_min = config.sigma_min
 
-    def normalized_losses(self, states: Tensor, commands: Tensor) -> Tensor:
+    def _losses(self, states: Tensor, commands: Tensor) -> Tensor:
         """Return the squared error of the velocity, `[N]`, at a random time of a random path for each command."""
         noise = torch.randn_like(commands)
         ranks = torch.arange(len(commands), device=commands.device)

@@ -69,7 +69,7 @@ class QuantileShield(BaseShield):
         limits = torch.tensor([[column.low[0], 0.0], [column.high[0], 0.0]], device=self.horizons.device)
         self.horizons.copy_(self.commands(limits)[:, 0])
 
-    def normalized_losses(self, states: Tensor, commands: Tensor) -> Tensor:
+    def _losses(self, states: Tensor, commands: Tensor) -> Tensor:
         """Return the pinball loss `[N]`."""
         return pinball_loss(self._quantiles(states, commands[:, 0]), commands[:, 1], self.levels)
 
@@ -101,7 +101,7 @@ class QuantileShield(BaseShield):
         """Return middles of intervals `[B, M, 2]`, at the command's horizon and at some over the range of the data."""
         shares = torch.linspace(0, 1, _NUM_ANCHORS - 1, device=states.device)
         spread = torch.lerp(self.horizons[0], self.horizons[1], shares).expand(len(states), -1)
-        horizons = torch.cat((commands[:, :1], spread), 1).clamp(min=self.low[0])  # [B, M]
+        horizons = torch.cat((commands[:, :1], spread), 1).clamp(min=self._low[0])  # [B, M]
         rows = states.repeat_interleave(_NUM_ANCHORS, 0)
         quantiles = self._quantiles(rows, horizons.flatten()).unflatten(0, horizons.shape)
         return torch.stack((horizons, _interval(quantiles)[0]), -1)
