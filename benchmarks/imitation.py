@@ -1,6 +1,6 @@
 """Imitation in closed loop: policies learnt from an expert's demonstrations, by their success in the simulator.
 
-For each task, demonstrations are recorded once, by the expert under disturbances; each policy is trained on them by one
+For each task, demonstrations are recorded once, by the expert; each policy is trained on them by one
 `worldline train` command for each seed and run for 200 episodes it has not seen. A run that was stopped goes on where
 it was; one that is finished is only evaluated. Writes results/imitation/robot.json, with Wilson intervals at 95%.
 
@@ -37,7 +37,7 @@ from worldline.episode import Episode
 from worldline.evaluation.rollout import collect_episodes, evaluate_policy
 
 RESULTS = Path(__file__).parent / "results" / "imitation" / "robot.json"
-NUM_EPISODES, EVAL_SEED, NUM_ENVS = 200, 1_000_000, 50
+NUM_EPISODES, EVAL_SEED, NUM_ENVS = 200, 2_000_000, 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,6 @@ class Run:
     model: str
     options: str
     goal: float
-    # Deviation of the disturbance while demonstrations are recorded. Much of it teaches single actions that come back;
-    # an expert's answers to disturbances to come cannot be foreseen, and would be drawn at random in chunks.
-    noise: float = 0.1
 
 
 TASKS = {
@@ -71,8 +68,8 @@ ONE = f"{COMMON} --sequence-length 1 --batch-size 256 --learning-rate 1e-3 --set
 CHUNKS = f"{COMMON} --sequence-length 16 --batch-size 128 --precision bf16"
 DENOISING = f"{CHUNKS} --learning-rate 1e-3 --ema-decay 0.995 --set mlp_units=256 --total-steps 4000"
 RUNS = {
-    "reach:bc": Run(model="bc:small", options=f"{ONE} --set loss=squared --total-steps 3000", goal=0.95, noise=0.5),
-    "pick_place:bc": Run(model="bc:base", options=f"{ONE} --set loss=squared --total-steps 6000", goal=0.8, noise=0.5),
+    "reach:bc": Run(model="bc:small", options=f"{ONE} --set loss=squared --total-steps 3000", goal=0.95),
+    "pick_place:bc": Run(model="bc:base", options=f"{ONE} --set loss=squared --total-steps 6000", goal=0.8),
     "pick_place:act": Run(model="act:small", options=f"{CHUNKS} --learning-rate 5e-4 --total-steps 4000", goal=0.8),
     "pick_place:diffusion_policy": Run(model="diffusion_policy:small", options=DENOISING, goal=0.8),
     "pick_place:flow_policy": Run(model="flow_policy:small", options=DENOISING, goal=0.8),
@@ -99,10 +96,10 @@ def main() -> int:
     torch.set_num_threads(1)
     for name in options.names:
         task = name.partition(":")[0]
-        data = options.out / f"{task}-{RUNS[name].noise}.npz"
+        data = options.out / f"{task}.npz"
         if not data.is_file():
             options.out.mkdir(parents=True, exist_ok=True)
-            demonstrate(task, RUNS[name].noise, data)
+            demonstrate(task, data)
         for seed in options.seeds:
             out = options.out / f"{name.replace(':', '-')}-{seed}"
             arguments = command(RUNS[name], data, out, seed)
@@ -114,11 +111,11 @@ def main() -> int:
     return 0
 
 
-def demonstrate(name: str, noise: float, target: Path) -> None:
+def demonstrate(name: str, target: Path) -> None:
     """Record what the expert does, and keep what the policies shall observe."""
     task, env_id = TASKS[name], f"robot:{name}"
     episodes = collect_episodes(
-        lambda: make_env(env_id, observe=task.observe, action_noise=noise),
+        lambda: make_env(env_id, observe=task.observe),
         Expert(env_id),
         num_episodes=task.num_demonstrations,
         seed=0,

@@ -21,17 +21,17 @@ NUM_PARAMETERS = {
     "act:tiny": 35_906,
     "act:small": 1_477_954,
     "act:paper": 40_231_106,
-    "diffusion_policy:tiny": 108_448,
-    "diffusion_policy:small": 3_769_760,
+    "diffusion_policy:tiny": 110_112,
+    "diffusion_policy:small": 5_175_712,
     "diffusion_policy:unet": 4_493_762,
     "diffusion_policy:paper": 63_488_642,
-    "flow_policy:tiny": 108_448,
-    "flow_policy:small": 3_769_760,
+    "flow_policy:tiny": 110_112,
+    "flow_policy:small": 5_175_712,
     "flow_policy:unet": 4_493_762,
     "flow_policy:paper": 63_488_642,
-    "vla:tiny": 231_008,
-    "vla:small": 5_073_696,
-    "vla:base": 38_197_792,
+    "vla:tiny": 233_184,
+    "vla:small": 6_254_368,
+    "vla:base": 42_918_432,
 }
 
 
@@ -62,8 +62,9 @@ def test_the_layer_sizes_by_hand():
     """Of diffusion policy, tiny: each linear layer has a weight for each input, and a bias."""
     time = 128 * 256 + 256 + 256 * 128 + 128
     condition = 128 + 2 * 20
-    block = condition * 2 * 64 + 2 * 64 + 64 * 128 + 128 + 128 * 64 + 64
-    mlp = 32 * 64 + 64 + block + 2 * 64 + 64 * 32 + 32
+    embedding = condition * 64 + 64 + 64 * 64 + 64
+    block = 64 * 2 * 64 + 2 * 64 + 64 * 128 + 128 + 128 * 64 + 64
+    mlp = embedding + 32 * 64 + 64 + block + 2 * 64 + 64 * 32 + 32
     assert num_trained(build("diffusion_policy:tiny")) == time + mlp
 
 
