@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worldline.errors import ConfigError
 from worldline.models.denoiser import DenoisingConfig
 from worldline.models.heads import DiffusionHead, FlowHead, Head, RegressionHead
-from worldline.ops.diffusion import cumulative_alphas, make_betas, noise_from_x0
+from worldline.ops.diffusion import cumulative_alphas, make_betas, noise_from_x0, velocity
 
 CHUNKS = torch.tensor([[[0.5, -0.25]] * 3, [[-0.75, 1.0]] * 3])  # [2, H, A]
 
@@ -25,6 +25,14 @@ class PerfectNoise(nn.Module):
         return noise_from_x0(x, features.view_as(x), self.alpha_bar[level])
 
 
+class PerfectDiffusionVelocity(PerfectNoise):
+    """Says v, of the noise that it knows."""
+
+    def forward(self, x: Tensor, level: Tensor, features: Tensor) -> Tensor:
+        clean = features.view_as(x)
+        return velocity(clean, super().forward(x, level, features), self.alpha_bar[level])
+
+
 class PerfectVelocity(nn.Module):
     def forward(self, x: Tensor, time: Tensor, features: Tensor) -> Tensor:
         return (features.view_as(x) - x) / (1 - time)[:, None, None].clamp(min=1e-6)
@@ -32,12 +40,14 @@ class PerfectVelocity(nn.Module):
 
 def heads() -> dict[str, Head]:
     noise: Any = PerfectNoise()
-    velocity: Any = PerfectVelocity()
+    v: Any = PerfectDiffusionVelocity()
+    flow: Any = PerfectVelocity()
     return {
-        "diffusion": DiffusionHead(noise, num_levels=100, num_steps=10),
-        "one step of diffusion": DiffusionHead(noise, num_levels=100, num_steps=1),
-        "midpoint": FlowHead(velocity, num_steps=5, solver="midpoint"),
-        "euler": FlowHead(velocity, num_steps=1, solver="euler"),
+        "diffusion": DiffusionHead(noise, num_levels=100, num_steps=10, prediction="noise"),
+        "one step of diffusion": DiffusionHead(noise, num_levels=100, num_steps=1, prediction="noise"),
+        "diffusion by v": DiffusionHead(v, num_levels=100, num_steps=10, prediction="velocity"),
+        "midpoint": FlowHead(flow, num_steps=5, solver="midpoint"),
+        "euler": FlowHead(flow, num_steps=1, solver="euler"),
     }
 
 

@@ -76,6 +76,7 @@ def test_the_layer_sizes_by_hand():
         ("act", {"latent": 0}, "latent must be at least 1"),
         ("act", {"action_type": "discrete"}, "Use bc"),
         ("diffusion_policy", {"num_steps": 101}, "num_steps must be between 1 and num_levels"),
+        ("diffusion_policy", {"prediction": "x"}, "prediction must be"),
         ("flow_policy", {"num_steps": 0}, "num_steps must be between 1 and 1000"),
         ("vla", {"dropout": 1.0}, "dropout must be in"),
         ("vla", {"head": "tail"}, "head"),

@@ -14,7 +14,7 @@ than cropped; sizes other than `paper` are smaller; what is beyond an episode we
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -39,9 +39,12 @@ class DiffusionPolicyConfig(DenoisingConfig):
 
     num_levels: int = 100  # K, of noise
     num_steps: int = 10  # of sampling
+    prediction: Literal["noise", "velocity"] = "noise"  # what the network learns to say; see `heads.DiffusionHead`
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prediction not in ("noise", "velocity"):
+            raise ConfigError(f"prediction must be 'noise' or 'velocity'; got {self.prediction!r}.")
         if not 1 <= self.num_steps <= self.num_levels <= 10_000:
             raise ConfigError(
                 f"num_steps must be between 1 and num_levels, which is at most 10000; got {self.num_steps} and "
@@ -58,10 +61,12 @@ class DiffusionPolicy(ChunkPolicy):
         super().__init__(config, kind="range")
         self.encoder = FeatureEncoder(self.inputs.layout, config.num_obs, config.image_widths)
         denoiser = Denoiser(config, self.encoder.out_features, scale=1000 / config.num_levels)
-        self.head = DiffusionHead(denoiser, num_levels=config.num_levels, num_steps=config.num_steps)
+        self.head = DiffusionHead(
+            denoiser, num_levels=config.num_levels, num_steps=config.num_steps, prediction=config.prediction
+        )
 
     def chunk_loss(self, inputs: Inputs, actions: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Return "loss", the mean squared error of the noise."""
+        """Return "loss", the mean squared error of what the network says."""
         return {"loss": self.head.loss(self.encoder(inputs), actions, mask)}
 
     def chunk(self, inputs: Inputs, noise: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ All three see normalised actions `[B, H, A]` and features `[B, D]`, and are inte
 from __future__ import annotations
 
 import abc
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,13 @@ from worldline.ops.diffusion import (
     ddim_step,
     make_betas,
     spaced_levels,
+    velocity,
     x0_from_noise,
+    x0_from_velocity,
 )
 from worldline.ops.flow import Solver, even_times, integrate, interpolate, target_velocity
+
+Prediction: TypeAlias = Literal["noise", "velocity"]
 
 _MAX_ACTION = 1.0  # of actions normalised by their range
 
@@ -65,36 +70,42 @@ class RegressionHead(Head):
 
 
 class DiffusionHead(Head):
-    """Learns the noise in noisy chunks (Ho, Jain & Abbeel 2020), and removes it in few steps (DDIM).
+    """Learns what is noise in noisy chunks (Ho, Jain & Abbeel 2020), and removes it in few steps (DDIM).
 
     Args:
         denoiser: Sees levels counted from 0.
         num_levels: K of the squared-cosine schedule.
         num_steps: Of sampling.
+        prediction: What the network says: the "noise", or the "velocity" v (Salimans & Ho 2022), from which the chunk
+            follows without a division by the little of it that is left at high levels.
     """
 
     alpha_bar: Tensor
 
-    def __init__(self, denoiser: Denoiser, *, num_levels: int, num_steps: int) -> None:
+    def __init__(self, denoiser: Denoiser, *, num_levels: int, num_steps: int, prediction: Prediction) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.num_steps = num_steps
+        self.prediction: Prediction = prediction
         self.register_buffer("alpha_bar", cumulative_alphas(make_betas("cosine", num_levels)))  # [K]
 
     def loss(self, features: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
-        """Return the mean squared error of the noise, at one random level for each chunk."""
+        """Return the mean squared error of the prediction, at one random level for each chunk."""
         level = torch.randint(len(self.alpha_bar), (len(actions),), device=actions.device)  # [B]
         noise = torch.randn_like(actions)
-        noisy = add_noise(actions, noise, self.alpha_bar[level])
-        return mean_over_actions((self.denoiser(noisy, level, features) - noise).square(), mask)
+        alpha_bar = self.alpha_bar[level]
+        target = noise if self.prediction == "noise" else velocity(actions, noise, alpha_bar)
+        predicted = self.denoiser(add_noise(actions, noise, alpha_bar), level, features)
+        return mean_over_actions((predicted - target).square(), mask)
 
     def sample(self, features: Tensor, noise: Tensor) -> Tensor:
         """Return chunks; every estimate of the clean one is kept in the range of the data."""
         x, clean = noise, torch.ones((), device=noise.device)
+        clean_of = x0_from_noise if self.prediction == "noise" else x0_from_velocity
         levels = spaced_levels(len(self.alpha_bar), self.num_steps)
         for level, below in zip(levels, [*levels[1:], None], strict=True):
             at = torch.full((len(x),), level, device=x.device)
-            x0 = x0_from_noise(x, self.denoiser(x, at, features), self.alpha_bar[level])
+            x0 = clean_of(x, self.denoiser(x, at, features), self.alpha_bar[level])
             x0 = x0.clamp(-_MAX_ACTION, _MAX_ACTION)
             x = ddim_step(x, x0, self.alpha_bar[level], clean if below is None else self.alpha_bar[below])
         return x

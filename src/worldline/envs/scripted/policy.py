@@ -1,8 +1,8 @@
 """ScriptedPolicy: a controller whose settings are drawn anew for each episode, from the best ones to poor ones.
 
 Data from it hold many ways to behave, each kept up for a while, so that returns differ by what was done and not by
-chance alone: what a policy that obeys commands has to learn from. Some episodes change their settings on the way.
-Without them, nobody ever does badly after a good beginning, and a policy that is told to cannot know how.
+chance alone: what a policy that obeys commands has to learn from. Some episodes change their settings on the way, so
+that some do badly after a good beginning, and well after a bad one.
 """
 
 from __future__ import annotations
