@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,13 @@ from worldline.models.chunks import ChunkConfig
 from worldline.nn.residual import ConditionalMLP
 from worldline.nn.time_embedding import TimeEmbedding
 from worldline.nn.unet1d import ConditionalUNet1d
+
+DENOISER_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"mlp_units": 64, "mlp_blocks": 1},
+    "small": {},
+    "unet": {"network": "unet"},
+    "paper": {"network": "unet", "unet_widths": (256, 512, 1024)},
+}
 
 _TIME_FEATURES = 128
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from worldline.errors import ConfigError
 from worldline.models.chunks import ChunkPolicy
-from worldline.models.denoiser import Denoiser, DenoisingConfig
-from worldline.models.diffusion_policy import SIZES
+from worldline.models.denoiser import DENOISER_SIZES, Denoiser, DenoisingConfig
 from worldline.models.features import FeatureEncoder
 from worldline.models.heads import FlowHead
 from worldline.models.inputs import Inputs
 
-__all__ = ["SIZES", "FlowPolicy", "FlowPolicyConfig"]
+SIZES = DENOISER_SIZES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,6 @@ def make_head(config: VLAConfig) -> Head:
         return RegressionHead(config.size, config.horizon, config.action_dim, units=config.units)
     if config.head == "diffusion":
         denoiser = Denoiser(config, config.size, scale=1000 / _NUM_LEVELS)
-        return DiffusionHead(denoiser, num_levels=_NUM_LEVELS, num_steps=_DIFFUSION_STEPS, prediction="noise")
+        return DiffusionHead(denoiser, num_levels=_NUM_LEVELS, num_steps=_DIFFUSION_STEPS, prediction="velocity")
     denoiser = Denoiser(config, config.size, scale=1000.0)
     return FlowHead(denoiser, num_steps=_FLOW_STEPS, solver="midpoint")
