@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/worldline demo --resume
 
 test: check
-	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: setup
 	$(ONE_THREAD) $(BIN)/pytest -m slow

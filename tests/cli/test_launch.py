@@ -19,8 +19,6 @@ from training.rank_pool import RankPool
 from training.ranked import run_command
 from worldline.cli.launch import LaunchOptions, environment, torchrun
 
-pytestmark = pytest.mark.xdist_group("launch")  # what all of its tests need is made once
-
 NUM_STEPS = 120
 BUDGET = ["--total-steps", str(NUM_STEPS), "--batch-size", "5", "--sequence-length", "6", "--device", "cpu"]
 INTERVALS = ["--log-interval", "1", "--save-interval", "10"]

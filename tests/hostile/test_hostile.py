@@ -27,10 +27,7 @@ from hostile.corpus import (
     valid_trajectories,
 )
 
-pytestmark = [
-    pytest.mark.xdist_group("hostile"),  # what all of its tests need is made once
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux does"),
-]
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures as Linux does")
 
 GIVEN = [(name, reader) for name, (readers, _) in CASES.items() for reader in readers]
 MAX_MEGABYTES = 64

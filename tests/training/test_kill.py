@@ -14,10 +14,7 @@ import pytest
 from training.killable_run import MODES, TOTAL_STEPS, Process, Settings, outcome
 from worldline.training.checkpoint import list_checkpoints, load_checkpoint
 
-pytestmark = [
-    pytest.mark.xdist_group("kill"),  # what all of its tests need is made once
-    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
 
 class Expected:

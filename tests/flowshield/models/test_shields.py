@@ -13,8 +13,6 @@ from worldline import load_model
 from worldline.errors import ConfigError
 from worldline.models import shields as core
 
-pytestmark = pytest.mark.xdist_group("flowshield shields")  # what all of its tests need is made once
-
 CLASSES: list[type[BaseShield]] = [QuantileShield, DiffusionShield, FlowMatchingShield]
 TINY = {"hidden_dim": 16, "n_layers": 2}
 

@@ -20,10 +20,7 @@ from worldline.models.shields import BaseShield
 # Fewer than usual: what is tested here does not depend on how exact a density is.
 SOLVER_STEPS: dict[str, Any] = {name: {"num_solver_steps": 4} for name in ("shield:diffusion", "shield:flow_matching")}
 
-pytestmark = [
-    pytest.mark.xdist_group("shields"),  # what all of its tests need is made once
-    pytest.mark.parametrize("model", SHIELDS),
-]
+pytestmark = pytest.mark.parametrize("model", SHIELDS)
 
 
 @pytest.fixture(scope="module")
