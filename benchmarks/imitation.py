@@ -156,9 +156,10 @@ def train(arguments: list[str], out: Path) -> None:
         raise SystemExit(done.returncode)
 
 
-def minutes(out: Path) -> float:
-    """Return the CPU minutes that a run's training took, all its parts together."""
-    return round(sum(map(float, (out / "minutes.txt").read_text(encoding="utf-8").split())), 1)
+def minutes(out: Path) -> float | None:
+    """Return the CPU minutes that a run's training took, all its parts together; None where they are not known."""
+    path = out / "minutes.txt"
+    return round(sum(map(float, path.read_text(encoding="utf-8").split())), 1) if path.is_file() else None
 
 
 def evaluate(name: str, out: Path) -> dict[str, Any]:
