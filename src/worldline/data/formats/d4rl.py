@@ -26,7 +26,7 @@ import numpy as np
 
 from worldline.data.block import EpisodeBlock
 from worldline.data.formats.hdf5 import check_format
-from worldline.data.formats.hdf5_file import Column, Group, HDF5File, is_hdf5
+from worldline.data.formats.hdf5_file import Column, Group, HDF5File, is_hdf5, opened
 from worldline.data.formats.hdf5_writer import add_array, add_format, new_hdf5
 from worldline.data.formats.recording import (
     DAMAGED,
@@ -59,12 +59,7 @@ def read(path: Path, *, max_bytes: int | None = None) -> Recording:
         FileError: It is missing, damaged or hostile, or lacks a key.
         DataError: Its arrays do not fit together.
     """
-    file = HDF5File(path, max_bytes)
-    try:
-        return D4RLRecording(file)
-    except BaseException:
-        file.close()
-        raise
+    return opened(D4RLRecording, path, max_bytes)
 
 
 class D4RLRecording(Recording):

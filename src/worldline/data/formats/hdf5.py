@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from worldline.data.block import EpisodeBlock
-from worldline.data.formats.hdf5_file import Group, HDF5File, is_hdf5
+from worldline.data.formats.hdf5_file import Group, HDF5File, is_hdf5, opened
 from worldline.data.formats.hdf5_writer import FORMAT, add_array, add_format, add_meta, new_hdf5
 from worldline.data.formats.recording import Recording, joined_meta, make_spec, obs_names, one_episode
 from worldline.data.store import EpisodeStore, read_episode
@@ -51,12 +51,7 @@ def read(path: Path, *, max_bytes: int | None = None) -> Recording:
         FileError: It is missing, damaged or hostile, or lacks a key.
         DataError: Its arrays do not fit together.
     """
-    file = HDF5File(path, max_bytes)
-    try:
-        return HDF5Recording(file)
-    except BaseException:
-        file.close()
-        raise
+    return opened(HDF5Recording, path, max_bytes)
 
 
 class HDF5Recording(Recording):

@@ -12,14 +12,14 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from worldline.data.formats.chunks import MAX_BAND_BYTES, ChunkedRows, inflate
-from worldline.data.formats.recording import DAMAGED, MAX_META_BYTES, MAX_ROW_BYTES, check_size
+from worldline.data.formats.recording import DAMAGED, MAX_META_BYTES, MAX_ROW_BYTES, Recording, check_size
 from worldline.episode import Array
 from worldline.errors import DataError, FileError, WorldlineError, nearest, shown
 from worldline.files import regular_size
@@ -32,6 +32,8 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 _GZIP, _SHUFFLE = 1, 2  # numbers of filters
 _REPACK = "Write it again with: h5repack -f GZIP=4 OLD NEW"
 _ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+
+RecordingT = TypeVar("RecordingT", bound=Recording)
 
 
 def is_hdf5(path: Path) -> bool:
@@ -99,6 +101,21 @@ class HDF5File:
             raise
         except _ERRORS as error:
             raise FileError(f"{self.path}: {what} cannot be read ({shown(str(error))}). {DAMAGED}") from error
+
+
+def opened(kind: Callable[[HDF5File], RecordingT], path: Path, max_bytes: int | None) -> RecordingT:
+    """Return the recording that `kind` makes of the file; where it cannot, the file is closed.
+
+    Raises:
+        FileError: The file is missing, damaged or hostile, or not what `kind` reads.
+        DataError: Its arrays do not fit together.
+    """
+    file = HDF5File(path, max_bytes)
+    try:
+        return kind(file)
+    except BaseException:
+        file.close()
+        raise
 
 
 class Group:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from worldline.data.block import EpisodeBlock
-from worldline.data.formats.hdf5_file import Column, Group, HDF5File, is_hdf5
+from worldline.data.formats.hdf5_file import Column, Group, HDF5File, is_hdf5, opened
 from worldline.data.formats.recording import Recording, make_spec, obs_names, one_episode
 from worldline.episode import Array
 from worldline.errors import DataError, FileError
@@ -55,12 +55,7 @@ def read(path: Path, *, max_bytes: int | None = None) -> Recording:
     found = _data_file(path)
     if found is None:
         raise FileError(f"{path} has no {_DATA}. Give a data set of Minari that was written as HDF5.")
-    file = HDF5File(found, max_bytes)
-    try:
-        return MinariRecording(file)
-    except BaseException:
-        file.close()
-        raise
+    return opened(MinariRecording, found, max_bytes)
 
 
 class MinariRecording(Recording):

@@ -27,7 +27,7 @@ import numpy as np
 
 from worldline.data.block import EpisodeBlock
 from worldline.data.formats.hdf5 import check_format
-from worldline.data.formats.hdf5_file import Group, HDF5File, is_hdf5
+from worldline.data.formats.hdf5_file import Group, HDF5File, is_hdf5, opened
 from worldline.data.formats.hdf5_writer import add_array, add_format, add_meta, new_hdf5
 from worldline.data.formats.recording import Recording, joined_meta, make_spec, obs_names, one_episode
 from worldline.data.store import EpisodeStore, read_episode
@@ -54,12 +54,7 @@ def read(path: Path, *, max_bytes: int | None = None) -> Recording:
         FileError: It is missing, damaged or hostile, or lacks a key.
         DataError: Its arrays do not fit together.
     """
-    file = HDF5File(path, max_bytes)
-    try:
-        return RobomimicRecording(file)
-    except BaseException:
-        file.close()
-        raise
+    return opened(RobomimicRecording, path, max_bytes)
 
 
 class RobomimicRecording(Recording):
