@@ -37,7 +37,7 @@ from worldline.episode import Episode
 from worldline.evaluation.rollout import collect_episodes, evaluate_policy
 
 RESULTS = Path(__file__).parent / "results" / "imitation" / "robot.json"
-NUM_EPISODES, EVAL_SEED, NUM_ENVS = 200, 2_000_000, 50
+NUM_EPISODES, EVAL_SEED, NUM_ENVS = 200, 4_000_000, 50
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
