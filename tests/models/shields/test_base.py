@@ -225,6 +225,21 @@ def test_projected_commands_pass(model: str, bins: int, data: ReplayBuffer):
     assert not (built.is_ood(states[:10], alone) & ~state_is_odd[:10]).any()
 
 
+def test_a_projection_that_fails_after_all_gives_what_is_surely_allowed(
+    model: str, data: ReplayBuffer, held_out: ReplayBuffer, monkeypatch: pytest.MonkeyPatch
+):
+    built = shield(model, data, **SOLVER_STEPS.get(model, {}))
+    built.calibrate(held_out, 0.1)
+    states, commands = random_commands(40, seed=3)
+    flagged = built.command_score(states, commands) > built.thresholds.max()
+    assert flagged.any()
+    monkeypatch.setattr("worldline.models.shields.base.nearest_allowed", lambda excess, wanted, *_, **__: wanted)
+    projected = built.project(states, commands)
+    assert (built.command_score(states, projected) <= built.thresholds.max()).all()
+    assert (projected[:, 0] >= 1).all()
+    assert torch.equal(projected[~flagged], commands[~flagged])
+
+
 def test_projected_commands_are_the_nearest_that_pass(model: str, data: ReplayBuffer, held_out: ReplayBuffer):
     """Against all points of a grid: no further than 3% and a cell, in the worst of 15 cases."""
     built = shield(model, data, **SOLVER_STEPS.get(model, {}))

@@ -263,19 +263,21 @@ class BaseShield(Model, abc.ABC):
             horizons = self.commands.inverse(points)[..., 0].clamp(min=1.0)
             return score(points) / self.scales[0] - self._limits(horizons) + _MARGIN
 
-        nearest = nearest_allowed(
-            excess,
-            commands,
-            self.anchors(states, commands),
-            self._low,
-            num_steps=num_steps,
-            step_size=step_size,
-        )
-        found = self.commands.inverse(nearest)
-        found = torch.stack((found[:, 0].clamp(min=1.0), found[:, 1]), 1)
+        anchors = self.anchors(states, commands)
+        nearest = nearest_allowed(excess, commands, anchors, self._low, num_steps=num_steps, step_size=step_size)
         projected = raw.clone()
-        projected[is_flagged] = found
+        projected[is_flagged] = self._denormalized(nearest)
+        # Where the field is steep, rounding and the size of the batch decide; there, take what is surely allowed.
+        fails = (self.command_score(state, projected) > self._limits(projected[:, 0]))[is_flagged]
+        if bool(fails.any()):
+            surest = anchors[torch.arange(len(anchors), device=anchors.device), excess(anchors).argmin(1)]
+            projected[is_flagged] = torch.where(fails[:, None], self._denormalized(surest), projected[is_flagged])
         return projected
+
+    def _denormalized(self, commands: Tensor) -> Tensor:
+        """Return commands `[B, 2]` in steps and return, with a horizon of 1 or more."""
+        found = self.commands.inverse(commands)
+        return torch.stack((found[:, 0].clamp(min=1.0), found[:, 1]), 1)
 
     @torch.no_grad()
     def calibrate(
