@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Solver = Literal["euler", "midpoint", "rk4"]
@@ -78,18 +79,20 @@ def _between(start: float, end: float, share: float) -> float:
 
 
 def _euler(velocity: Callable[[float, Tensor], Tensor], x: Tensor, start: float, end: float) -> Tensor:
-    return x + velocity(start, x) * (end - start)
+    return torch.add(x, velocity(start, x), alpha=end - start)
 
 
 def _midpoint(velocity: Callable[[float, Tensor], Tensor], x: Tensor, start: float, end: float) -> Tensor:
     middle, size = _between(start, end, 0.5), end - start
-    return x + velocity(middle, x + velocity(start, x) * (size / 2)) * size
+    half_way = torch.add(x, velocity(start, x), alpha=size / 2)
+    return torch.add(x, velocity(middle, half_way), alpha=size)
 
 
 def _rk4(velocity: Callable[[float, Tensor], Tensor], x: Tensor, start: float, end: float) -> Tensor:
     middle, size = _between(start, end, 0.5), end - start
     first = velocity(start, x)
-    second = velocity(middle, x + first * (size / 2))
-    third = velocity(middle, x + second * (size / 2))
-    fourth = velocity(end, x + third * size)
-    return x + (first + 2 * second + 2 * third + fourth) * (size / 6)
+    second = velocity(middle, torch.add(x, first, alpha=size / 2))
+    third = velocity(middle, torch.add(x, second, alpha=size / 2))
+    fourth = velocity(end, torch.add(x, third, alpha=size))
+    total = torch.add(first, second, alpha=2).add_(third, alpha=2).add_(fourth)
+    return torch.add(x, total, alpha=size / 6)

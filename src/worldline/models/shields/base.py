@@ -217,6 +217,7 @@ class BaseShield(Model, abc.ABC):
         self._check_calibrated()
         return self._score(state, command)
 
+    @torch.inference_mode()
     def is_ood(self, state: Obs, command: Tensor, threshold: float | None = None) -> Tensor:
         """Tell which commands the data do not support, `[B]` bool: their score is above the threshold.
 
