@@ -29,9 +29,9 @@ NUM_PARAMETERS = {
     "flow_policy:small": 5_175_712,
     "flow_policy:unet": 4_493_762,
     "flow_policy:paper": 63_488_642,
-    "vla:tiny": 233_184,
-    "vla:small": 6_254_368,
-    "vla:base": 42_918_432,
+    "vla:tiny": 242_368,
+    "vla:small": 6_389_312,
+    "vla:base": 44_109_632,
 }
 
 

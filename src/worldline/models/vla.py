@@ -60,7 +60,7 @@ class VLA(ChunkPolicy):
         super().__init__(config, kind="range")
         self.config: VLAConfig = config
         self.tokens = TokenEncoder(self.inputs.layout, config.num_obs, config.size, config.image_widths)
-        self.readout = nn.Parameter(0.02 * torch.randn(1, config.size))
+        self.readout = nn.Parameter(torch.randn(1, config.size))
         self.transformer = Transformer(
             config.size, config.layers, config.heads, units=config.units, dropout=config.dropout
         )
