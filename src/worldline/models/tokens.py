@@ -75,8 +75,8 @@ class TextTokens(nn.Module):
     def forward(self, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map bytes `[B, L]` to tokens `[B, S, D]`, which of them are real `[B, S]`, and all in one vector `[B, D]`."""
         is_real = (text > 0).unsqueeze(1)  # [B, 1, L]
-        hidden = F.gelu(self.first(self.bytes(text).transpose(1, 2)))
-        hidden = F.gelu(self.second(hidden)) * is_real  # [B, D, L]
+        hidden = F.gelu(self.first(self.bytes(text).transpose(1, 2))) * is_real
+        hidden = F.relu(self.second(hidden)) * is_real  # [B, D, L]; padding is the least there can be
         tokens = F.max_pool1d(hidden, self.stride, ceil_mode=True)
         seen = F.max_pool1d(is_real.float(), self.stride, ceil_mode=True)[:, 0] > 0
         return self.positions(tokens.transpose(1, 2)), seen, hidden.amax(-1)
@@ -121,4 +121,5 @@ class ImageTokens(nn.Module):
         places = self.places(self.points(maps))[:, None]
         patches = self.patches(maps).flatten(2).transpose(1, 2)
         tokens = torch.cat([places, patches], 1)
-        return self.positions(tokens.reshape(batch, steps * tokens.shape[1], -1))
+        result: Tensor = self.positions(tokens.reshape(batch, steps * tokens.shape[1], -1))
+        return result
