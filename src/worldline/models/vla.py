@@ -2,8 +2,9 @@
 
 The scheme of Octo (Octo Model Team: "Octo: An Open-Source Generalist Robot Policy", RSS 2024): all observations become
 tokens, a read-out token gathers what matters for acting, and a head of choice makes a chunk of actions of it: one
-regressed, one denoised or one carried by a flow. Everything is learnt from the demonstrations; nothing is pretrained,
-so that instructions are the words of the data and no others.
+regressed, one denoised or one carried by a flow. The instruction also modulates what is seen in the images, as in RT-1
+(Brohan et al.: "RT-1: Robotics Transformer for Real-World Control at Scale", RSS 2023). Everything is learnt from the
+demonstrations; nothing is pretrained, so that instructions are the words of the data and no others.
 """
 
 from __future__ import annotations
