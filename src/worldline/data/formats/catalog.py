@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from worldline.data.formats.chosen import ChosenRecording
 from worldline.errors import ConfigError, FileError, nearest
 
 if TYPE_CHECKING:
@@ -86,19 +87,23 @@ def detect_format(path: str | os.PathLike[str]) -> str:
     return "npz"
 
 
-def read_recording(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Recording:
+def read_recording(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None, obs_keys: Sequence[str] | None = None
+) -> Recording:
     """Open a file or folder of any format that is read.
 
     Args:
         path: The file or folder.
         max_bytes: The most that its arrays may take, instead of `recording.check_size`'s limit.
+        obs_keys: The observations to read, where they are a dict; None: all.
 
     Raises:
         FileError: It is missing, damaged, hostile or of no format that is known.
-        DataError: Its arrays do not fit together.
+        DataError: Its arrays do not fit together, or there are no such observations.
         MissingPackageError: Its format needs a package that is not installed.
     """
-    return module_of(detect_format(path)).read(Path(path), max_bytes=max_bytes)
+    recording = module_of(detect_format(path)).read(Path(path), max_bytes=max_bytes)
+    return recording if obs_keys is None else ChosenRecording(recording, obs_keys)
 
 
 def format_to_write(path: Path, name: str | None = None) -> str:
