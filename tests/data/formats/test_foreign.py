@@ -13,6 +13,7 @@ import numcodecs
 import numpy as np
 import pytest
 
+from data.formats.lerobot_files import png
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.formats.catalog import detect_format, format_to_write, read_recording
 from worldline.data.summary import summarise
@@ -157,6 +158,101 @@ def test_minari(tmp_path: Path, is_dict: bool) -> None:
 
 def test_minari_says_how_many_choices_there_are(tmp_path: Path) -> None:
     assert ReplayBuffer.load(minari(tmp_path / "a", choices=5)).spec.action_sizes == (5,)
+
+
+SPACES: dict[str, tuple[dict[str, Any], list[Any], tuple[int, ...], list[list[float]]]] = {
+    "from two on": ({"type": "Discrete", "n": 3, "start": 2}, [2, 4], (3,), [[1, 0, 0], [0, 0, 1]]),
+    "several": (
+        {"type": "MultiDiscrete", "nvec": [2, 3]},
+        [[1, 0], [0, 2]],
+        (2, 3),
+        [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]],
+    ),
+    "several from one on": (
+        {"type": "MultiDiscrete", "nvec": [2, 2], "start": [1, 0]},
+        [[1, 0], [2, 1]],
+        (2, 2),
+        [[1, 0, 1, 0], [0, 1, 0, 1]],
+    ),
+    "switches": ({"type": "MultiBinary", "n": 2}, [[1, 0], [1, 1]], (2, 2), [[0, 1, 1, 0], [0, 1, 0, 1]]),
+}
+
+
+def minari_episode(path: Path, actions: Any, described: dict[str, Any], observations: dict[str, Any]) -> Path:
+    """Write one episode of two steps."""
+    path.mkdir(parents=True)
+
+    def fill(file: h5py.File) -> None:
+        group = file.create_group("episode_0")
+        group["actions"], group["rewards"] = np.array(actions), np.zeros(2)
+        group["terminations"], group["truncations"] = np.array([False, True]), np.zeros(2, bool)
+        for key, (values, dtype) in observations.items():
+            group.create_dataset(key, data=values, dtype=dtype, chunks=True)
+
+    told = {key: json.dumps(space) if isinstance(space, dict) else space for key, space in described.items()}
+    (path / "metadata.json").write_text(json.dumps(told))
+    return hdf5(path / "main_data.hdf5", fill)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_minari_says_what_discrete_actions_mean(tmp_path: Path, name: str) -> None:
+    space, actions, sizes, one_hot = SPACES[name]
+    path = minari_episode(tmp_path / "a", actions, {"action_space": space}, {"observations": (np.zeros((3, 2)), None)})
+    buffer = ReplayBuffer.load(path)
+    assert buffer.spec.action_sizes == sizes
+    (episode,) = buffer.episodes()
+    assert episode.actions.tolist() == one_hot
+
+
+@pytest.mark.parametrize("is_ragged", [False, True])
+@pytest.mark.parametrize("shape", [(40, 32, 3), (40, 32)])
+def test_minari_stores_pictures_as_jpeg(tmp_path: Path, shape: tuple[int, ...], is_ragged: bool) -> None:
+    pictures = [np.frombuffer(png(level, 40, 32, codec="mjpeg"), np.uint8) for level in (50, 120, 200)]
+    longest = max(map(len, pictures))
+    if is_ragged:
+        column = np.empty(3, object)
+        column[:] = pictures
+        stored: Any = (column, h5py.vlen_dtype(np.uint8))
+    else:
+        stored = (np.stack([np.pad(picture, (0, longest - len(picture))) for picture in pictures]), np.uint8)
+    space = {"type": "Dict", "subspaces": {"eye": {"type": "Box", "dtype": "uint8", "shape": shape}}}
+    described = {"observation_space": space, "jpeg_encoding": True}
+    texts = (["find the ball"] * 3, h5py.string_dtype())
+    observations = {"observations/eye": stored, "observations/mission": texts}
+    path = minari_episode(tmp_path / "a", np.ones((2, 1)), described, observations)
+    buffer = ReplayBuffer.load(path)
+    assert buffer.spec.obs_shape == {"eye": shape}
+    (episode,) = buffer.episodes()
+    assert isinstance(episode.obs, dict)
+    assert isinstance(episode.final_obs, dict)
+    levels = [int(picture.mean()) for picture in (*episode.obs["eye"], episode.final_obs["eye"])]
+    assert levels == pytest.approx([50, 120, 200], abs=2)
+    assert dict(episode.meta) == {"language": "find the ball"}
+    if is_ragged:
+        (path.with_name("metadata.json")).unlink()
+        with pytest.raises(FileError, match="does not say that they are pictures"):
+            ReplayBuffer.load(path)
+
+
+def test_minari_with_pictures_that_are_no_jpeg(tmp_path: Path) -> None:
+    space = {"type": "Box", "dtype": "uint8", "shape": [32, 32, 3]}
+    raw = np.full((3, 32, 32, 3), 9, np.uint8)
+    path = minari_episode(
+        tmp_path / "a",
+        np.ones((2, 1)),
+        {"observation_space": space, "jpeg_encoding": True},
+        {"observations": (raw, None)},
+    )
+    (episode,) = ReplayBuffer.load(path).episodes()
+    assert np.asarray(episode.obs).tobytes() == raw[:2].tobytes()
+    path = minari_episode(
+        tmp_path / "b",
+        np.ones((2, 1)),
+        {"observation_space": space, "jpeg_encoding": True},
+        {"observations": (np.zeros((3, 100), np.uint8), None)},
+    )
+    with pytest.raises(FileError, match="neither PNG nor JPEG"):
+        ReplayBuffer.load(path)
 
 
 def zarr(path: Path, compressor: Any, ends: list[int]) -> Path:

@@ -170,7 +170,7 @@ def test_chosen_observations_need_no_video_and_no_pyav(tmp_path: Path, monkeypat
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     convert(path, tmp_path / "columns", obs_keys=["state"])
     assert Dataset(tmp_path / "columns").spec.obs_shape == {"state": (2,)}
-    with pytest.raises(MissingPackageError, match=r"worldline\[lerobot\]"):
+    with pytest.raises(MissingPackageError, match=r"worldline\[video\]"):
         convert(path, tmp_path / "all")
     with pytest.raises(DataError, match=r"images\.top"):
         convert(path, tmp_path / "none", obs_keys=["image"])

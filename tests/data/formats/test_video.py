@@ -129,5 +129,5 @@ def test_a_picture_that_claims_to_be_large() -> None:
 def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", LEVELS[:2])
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'worldline\[lerobot\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'worldline\[video\]'"):
         read(path, 0, 2)

@@ -117,12 +117,12 @@ class FrameReader:
 
 
 def decode_picture(path: Path, content: bytes, shape: tuple[int, ...]) -> Array:
-    """Return a picture in PNG or JPEG as `[H, W, 3]` uint8.
+    """Return a picture in PNG or JPEG as `[*shape]` uint8.
 
     Args:
         path: The file that it is in, for messages.
         content: The picture.
-        shape: [H, W, 3] that it must have.
+        shape: [H, W, 3] that it must have; [H, W] of grey ones.
 
     Raises:
         FileError: It is damaged, or of another size.
@@ -142,12 +142,12 @@ def decode_picture(path: Path, content: bytes, shape: tuple[int, ...]) -> Array:
 
 
 def _pixels(path: Path, frame: Any, shape: tuple[int, ...]) -> Array:
-    if (frame.height, frame.width, 3) != shape:
+    if (frame.height, frame.width) != shape[:2]:
         raise FileError(
             f"{path} has pictures of {frame.height} x {frame.width}, where {shape[0]} x {shape[1]} were declared. "
             f"{DAMAGED}"
         )
-    pixels: Array = frame.to_ndarray(format="rgb24")
+    pixels: Array = frame.to_ndarray(format="gray" if len(shape) == 2 else "rgb24")
     return pixels
 
 
@@ -155,7 +155,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise missing_package("av", "lerobot", "Reading videos and pictures of LeRobot data sets") from error
+        raise missing_package("av", "video", "Reading videos and pictures") from error
     return av
 
 
