@@ -117,6 +117,17 @@ def test_d4rl(tmp_path: Path) -> None:
     assert [np.asarray(episode.final_obs)[0] for episode in episodes] == [2.5, 6.5, 8.5]
 
 
+def test_d4rl_with_columns_of_one(tmp_path: Path) -> None:
+    def fill(file: h5py.File) -> None:
+        file["observations"], file["actions"] = numbered(4, 2), numbered(4, 1)
+        file["rewards"] = np.arange(4.0)[:, None]
+        file["terminals"] = np.array([[0], [1], [0], [0]])
+
+    episodes = list(ReplayBuffer.load(hdf5(tmp_path / "a.hdf5", fill)).episodes())
+    assert [episode.rewards.tolist() for episode in episodes] == [[0, 1], [2, 3]]
+    assert [episode.terminated for episode in episodes] == [True, False]
+
+
 def minari(path: Path, *, is_dict: bool = False, choices: int | None = None) -> Path:
     (path / "data").mkdir(parents=True)
 
@@ -345,7 +356,17 @@ def test_what_is_not_finite_is_refused_and_counted(tmp_path: Path) -> None:
 def test_what_no_format_knows(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     hdf5(tmp_path / "a.h5", lambda file: file.create_group("weights"))
-    for name, message in (("folder", "no format"), ("a.h5", "no layout"), ("missing", "does not exist")):
+    (tmp_path / "new.zarr").mkdir()
+    (tmp_path / "new.zarr" / "zarr.json").write_text("{}")
+    (tmp_path / "a.zarr.zip").write_bytes(b"PK")
+    cases = {
+        "folder": "no format",
+        "a.h5": "no layout",
+        "missing": "does not exist",
+        "new.zarr": "zarr_format=2",
+        "a.zarr.zip": "Unpack it first",
+    }
+    for name, message in cases.items():
         with pytest.raises(FileError, match=message):
             read_recording(tmp_path / name)
 

@@ -79,6 +79,10 @@ def detect_format(path: str | os.PathLike[str]) -> str:
     for name, known in FORMATS.items():
         if name != "npz" and known.is_folder >= path.is_dir() and module_of(name).detect(path):
             return name
+    if (path / "zarr.json").is_file():
+        raise FileError(f"{path} is in zarr's format 3. Write it again with zarr.open_group(..., zarr_format=2).")
+    if path.suffixes[-2:] == [".zarr", ".zip"]:
+        raise FileError(f"{path} is an archive. Unpack it first, and give the folder {path.with_suffix('').name}.")
     if path.is_dir():
         raise FileError(f"{path} is a folder of no format that is known. Known: {_summaries()}.")
     with_magic = importlib.import_module("worldline.data.formats.hdf5_file")
