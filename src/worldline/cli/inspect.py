@@ -42,7 +42,7 @@ class InspectOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    from worldline.cli.terminal import results
+    from worldline.cli.terminal import print_table
 
     options = parse(InspectOptions, arguments, command="inspect", description=_DESCRIPTION)
     path = Path(options.target).expanduser()
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         raise FileError(f"There is no {path}. Give data, a folder, or the word models.")
     for table in tables:
-        results.print(table)
+        print_table(table)
 
 
 def _is_data(path: Path) -> bool:
@@ -80,7 +80,9 @@ def _models() -> Table:
 
 
 def _data(path: Path, report: Path | None) -> list[Table]:
-    from worldline.cli.inspect_data import column_rows, summary_rows, write_report
+    from rich import box
+
+    from worldline.cli.inspect_data import column_rows, columns_header, summary_rows, write_report
     from worldline.cli.terminal import results
     from worldline.data.formats.catalog import detect_format, read_recording
     from worldline.data.summary import summarise
@@ -88,15 +90,19 @@ def _data(path: Path, report: Path | None) -> list[Table]:
     with read_recording(path) as recording:
         found = summarise(recording)
         facts = summary_rows(path, detect_format(path), recording, found)
+        if report is not None:
+            written = write_report(report, path, facts, found, recording)
+            results.print(f"Wrote {written}", soft_wrap=True, markup=False)
     summary = _table(str(path), "", "")
     summary.show_header = False
     for row in facts:
         summary.add_row(*row)
-    columns = _table("Columns", "name", "shape", "dtype", "min", "mean", "max", "not finite")
+    columns = _table("Columns", *columns_header(found))
+    for column in columns.columns[1:]:
+        column.no_wrap = True  # a narrow terminal breaks long names, and nothing else
+    columns.box, columns.padding, columns.show_edge = box.SIMPLE_HEAD, (0, 1, 0, 0), False
     for row in column_rows(found):
         columns.add_row(*row)
-    if report is not None:
-        results.print(f"Wrote {write_report(report, path, facts, found)}", soft_wrap=True, markup=False)
     return [summary, columns]
 
 
