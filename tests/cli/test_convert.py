@@ -107,7 +107,7 @@ def test_the_report_shows_pictures(tmp_path, capsys):
     ReplayBuffer.from_episodes([episode], action_dim=1).save(tmp_path / "a.npz")
     assert run("inspect", tmp_path / "a.npz", "--report", tmp_path / "report.html") == 0
     report = (tmp_path / "report.html").read_text()
-    assert re.findall(r"(obs\.\w+): the first episode", report) == ["obs.eye", "obs.eye", "obs.grey", "obs.grey"]
+    assert re.findall(r"<figcaption>(\w+), at even distances", report) == ["eye", "grey"]
     assert report.count("data:image/png") == 2
     assert "not finite" not in report + capsys.readouterr().out  # none is not
 

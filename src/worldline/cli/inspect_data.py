@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from worldline.data.formats.recording import Recording
     from worldline.data.summary import ColumnSummary, Summary
     from worldline.episode import Array
+    from worldline.report.page import Picture
 
 MAX_COMPONENTS = 8  # rows of a vector that are listed one by one
 _MAX_LANGUAGES = 20
@@ -68,11 +69,34 @@ def column_rows(found: Summary) -> Rows:
     return rows
 
 
+def film_strips(obs: Mapping[str, Array]) -> list[Picture]:
+    """Return some frames side by side of every observation `[T, *obs]` that is an image in colour or grey."""
+    import numpy as np
+
+    from worldline.episode import is_channels_first, is_image
+    from worldline.evaluation.video import film_strip
+    from worldline.report.page import Picture
+
+    pictures: list[Picture] = []
+    for name, column in obs.items():
+        shape = column.shape[1:]
+        if column.dtype != np.uint8 or not is_image(shape):
+            continue
+        frames = np.moveaxis(column, 1, -1) if is_channels_first(shape) else column
+        if frames.shape[-1] in (1, 3):
+            coloured = np.broadcast_to(frames, (*frames.shape[:-1], 3))
+            strip = film_strip(coloured, num_frames=_NUM_FRAMES, height=_STRIP_HEIGHT)
+            times = max(1, _STRIP_HEIGHT // len(strip))  # small ones are enlarged
+            caption = f"{name.removeprefix('obs.')}, at even distances from the first step to the last."
+            pictures.append(Picture(image=strip.repeat(times, axis=0).repeat(times, axis=1), caption=caption))
+    return pictures
+
+
 def write_report(out: Path, path: Path, facts: Rows, found: Summary, recording: Recording) -> Path:
     """Write a page with the same tables, plots of lengths and returns, and pictures of the first episode."""
     from worldline.cli.reporting import footer
     from worldline.report.figures import returns_by_rank
-    from worldline.report.page import Figure, Page, Picture, Section, Table, Tile, write
+    from worldline.report.page import Figure, Page, Section, Table, Tile, write
     from worldline.report.svg import LineChart, Series
 
     tiles = [
@@ -91,10 +115,8 @@ def write_report(out: Path, path: Path, facts: Rows, found: Summary, recording: 
     if found.languages:
         most = [(language, f"{count:,}") for language, count in list(found.languages.items())[:_MAX_LANGUAGES]]
         tables.append(Table(title="Instructions", header=("instruction", "episodes"), rows=most))
-    pictures = [
-        Picture(image=strip, caption=f"{name}: the first episode, at even distances from its first step to its last.")
-        for name, strip in _strips(recording).items()
-    ]
+    first = next(recording.blocks())
+    pictures = film_strips({name: column[: first.ends[0]] for name, column in first.obs.items()})
     page = Page(
         title=f"Data: {path.name}",
         summary=f"What is in {path}.",
@@ -108,35 +130,12 @@ def write_report(out: Path, path: Path, facts: Rows, found: Summary, recording: 
                     Figure(charts=charts, caption="In the order of the file."),
                 ],
             ),
-            *([Section(title="Pictures", pictures=pictures)] if pictures else []),
+            *([Section(title="Pictures of the first episode", pictures=pictures)] if pictures else []),
             Section(title="Columns", tables=tables),
         ],
         footer=footer(),
     )
     return write(page, out)
-
-
-def _strips(recording: Recording) -> dict[str, Array]:
-    """Return some pictures of the first episode side by side, for every column that holds images in colour or grey."""
-    import numpy as np
-
-    from worldline.episode import is_channels_first, is_image
-    from worldline.evaluation.video import film_strip
-
-    block = next(recording.blocks())
-    strips: dict[str, Array] = {}
-    for name, column in block.obs.items():
-        shape = column.shape[1:]
-        if column.dtype != np.uint8 or not is_image(shape):
-            continue
-        frames = column[: block.ends[0]]
-        frames = np.moveaxis(frames, 1, -1) if is_channels_first(shape) else frames
-        if frames.shape[-1] in (1, 3):
-            coloured = np.broadcast_to(frames, (*frames.shape[:-1], 3))
-            strip = film_strip(coloured, num_frames=_NUM_FRAMES, height=_STRIP_HEIGHT)
-            times = max(1, _STRIP_HEIGHT // len(strip))  # small ones are enlarged
-            strips[name] = strip.repeat(times, axis=0).repeat(times, axis=1)
-    return strips
 
 
 def _num_bad(found: Summary) -> int:
