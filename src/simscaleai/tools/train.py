@@ -109,7 +109,7 @@ def _loaders(
     from torch.utils.data import DataLoader
 
     from simscaleai.models.imitation import ImitationModel
-    from simscaleai.training.data.dataset import DummyTrajectoryDataset, TrajectoryDataset
+    from simscaleai.training.data.dataset import DummyTrajectoryDataset
     from worldline.models.inputs import LANGUAGE
 
     shapes = model.obs_shapes if isinstance(model, ImitationModel) else {}
@@ -126,15 +126,11 @@ def _loaders(
             include_language=LANGUAGE in shapes,
         )
         return DataLoader(dummy, shuffle=True, **settings), None
+    if data.is_at_hand:
+        settings["num_workers"] = 0  # `OrderedLoader` would start none: it only saves torch's warning
     whole = data
     if isinstance(model, ImitationModel):
-        whole = TrajectoryDataset(
-            options.dataset_path,
-            seq_len=model.seq_len,
-            obs_keys=options.obs_keys or None,
-            include_language=LANGUAGE in shapes,
-            windows=model.windows,
-        )
+        whole = data.with_windows(model.seq_len, model.windows, include_language=LANGUAGE in shapes)
     if options.held_out == 0 or whole.num_episodes < 2:
         return DataLoader(whole, shuffle=True, **settings), None
     train, held_out = whole.split(options.held_out, seed=options.seed)

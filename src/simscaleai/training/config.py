@@ -31,7 +31,7 @@ class TrainConfig:
     # Data
     dataset_path: str = ""  # HDF5 file; "" is random numbers. Read by `simscale train`, as the next two are
     batch_size: int = 32  # samples of a step in each process; a `DataLoader` that is given has its own
-    num_workers: int = 4  # processes that load data
+    num_workers: int = 4  # processes that load data, unless it is in memory
 
     # Optimisation
     lr: float = 1e-4  # peak learning rate
