@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION, program="simscale")
     check_seed(options.seed)
     from simscaleai.models.registry import ModelRegistry
+    from simscaleai.training.checkpoint import FINAL
     from simscaleai.training.trainer import Trainer
     from worldline.cli.terminal import results
     from worldline.seeding import seed_everything
@@ -81,6 +83,8 @@ def main(arguments: Sequence[str]) -> None:
     if ranks.is_main:
         for name, value in found.items():
             results.print(f"{name:<24}{value:.6g}" if isinstance(value, float) else f"{name:<24}{value}")
+        final = shlex.quote(str(Path(config.checkpoint_dir) / FINAL))
+        results.print(f"Next: simscale eval {final} --env {options.eval_env or 'ENV'}", soft_wrap=True, markup=False)
 
 
 def _arguments_for(model: str, data: TrajectoryDataset | None) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def test_from_demonstrations_to_a_success_rate(folder: Path, capsys: pytest.Capt
     train = ["train", "--model", "bc", "--dataset", "data/reach.h5", "--max-steps", "4", "--save-every", "2", *TINY]
     out = printed(capsys, *train, "--eval-env", "reach", "--eval-episodes", "2", "--eval-every", "2")
     assert "global_step             4" in out
+    assert "Next: simscale eval checkpoints/final.pt --env reach" in out
     assert "eval/success_rate" in out
     config = torch.load(folder / "checkpoints" / "final.pt", weights_only=True)["config"]
     assert config["model_kwargs"] == {
@@ -68,6 +69,11 @@ def test_from_demonstrations_to_a_success_rate(folder: Path, capsys: pytest.Capt
     }
     found = json.loads(printed(capsys, "eval", "checkpoints/final.pt", "--env", "reach", "--episodes", "2", "--json"))
     assert found["n_episodes"] == 2
+    again = json.loads(printed(capsys, "eval", "checkpoints", "--env", "reach", "--episodes", "2", "--json"))
+    assert again["mean_return"] == found["mean_return"]  # the folder of a run means its last checkpoint
+    (folder / "checkpoints" / "final.pt").unlink()
+    printed(capsys, "eval", "checkpoints", "--env", "reach", "--episodes", "1", "--max-steps", "2")
+    assert "neither final.pt nor step_N.pt" in printed(capsys, "eval", "data", "--env", "reach", status=2)
     assert 0 <= found["success_low"] <= found["success_rate"]
     assert "mean_return" in printed(capsys, "eval", "random", "--episodes", "1", "--max-steps", "5")
 
@@ -135,6 +141,7 @@ def test_every_episode_is_found_and_its_pictures(folder: Path, capsys: pytest.Ca
 
 def test_mistakes_are_one_message(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert "No model is called 'bcc'" in printed(capsys, "train", "--model", "bcc", status=2)
+    assert "Did you mean 'hidden_dim'" in printed(capsys, "train", "--set", "hiden_dim=8", status=2)
     assert "nothing.h5" in printed(capsys, "train", "--dataset", "nothing.h5", status=2)
     with pytest.raises(SystemExit):
         main(["train", "--max-steps", "0"])
