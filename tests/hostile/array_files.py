@@ -436,6 +436,29 @@ def picture_feature(*shape: int) -> dict[str, Any]:
     return {"observation.image": {"dtype": "video", "shape": shape}, "observation.state": {"dtype": "float32"}}
 
 
+def minari(path: Path, row: bytes, *, size: int = 32, rows: int = STEPS + 1) -> None:
+    """Make a data set of Minari whose pictures are all the same bytes."""
+
+    def fill(file: h5py.File) -> None:
+        del file["episode_0/observations"]
+        pictures = file.create_dataset("episode_0/observations", (rows,), h5py.vlen_dtype(np.uint8))
+        pictures[:] = [np.frombuffer(row, np.uint8)] * rows
+        for key in ("terminations", "truncations"):
+            file[f"episode_0/{key}"] = np.zeros(STEPS, bool)
+
+    path.mkdir()
+    (path / "main_data.hdf5").write_bytes(hdf5(fill))
+    space = {"type": "Box", "dtype": "uint8", "shape": [size, size, 3]}
+    (path / "metadata.json").write_text(json.dumps({"observation_space": space, "jpeg_encoding": True}))
+
+
+# A JPEG whose header claims 65,500 x 65,500 pixels, and which has none.
+LARGE_JPEG = b"\xff\xd8\xff\xc0\x00\x11\x08" + b"\xff\xdc" * 2 + b"\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01\xff\xd9"
+case("minari with pictures of noise", READER)(lambda path: minari(path, bytes(range(256))))
+case("minari with a picture of 4 billion pixels", READER)(lambda path: minari(path, LARGE_JPEG))
+case("minari with more pictures than it can hold", READER)(lambda path: minari(path, LARGE_JPEG, size=3000, rows=20))
+
+
 PLAYLIST = f"ffconcat version 1.0\nfile {OUTSIDE}\n".encode()
 VIDEOS: dict[str, dict[str, Any]] = {
     "video of noise": {"content": bytes(range(256)) * 8},

@@ -130,7 +130,7 @@ def decode_picture(path: Path, content: bytes, shape: tuple[int, ...]) -> Array:
     """
     decoder = next((name for magic, name in _PICTURES.items() if content.startswith(magic)), None)
     if decoder is None:
-        raise FileError(f"{path} has a picture that is neither PNG nor JPEG. Convert it first.")
+        raise FileError(f"{path} has a picture that is neither PNG nor JPEG. Expected one of those: convert it first.")
     av = _av()
     with _errors_of(path):
         context = av.CodecContext.create(decoder, "r")
