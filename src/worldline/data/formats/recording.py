@@ -86,7 +86,7 @@ def check_size(path: Path, num_bytes: int, file_bytes: int, max_bytes: int | Non
     if num_bytes > limit:
         raise FileError(
             f"{path} has {file_bytes:,} bytes, but its arrays would take {num_bytes:,}; the limit is {limit:,}. If you "
-            f"trust the file, load it with max_bytes={num_bytes}, or `worldline convert --max-bytes {num_bytes}` it."
+            f"trust the file, load it or `worldline convert` it with max_bytes={num_bytes}."
         )
 
 
