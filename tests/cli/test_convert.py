@@ -1,10 +1,14 @@
 """worldline convert, and training and inspecting what it writes."""
 
+import re
+
 import h5py
 import numpy as np
 import pytest
 
 from worldline.data import loading
+from worldline.data.buffer import ReplayBuffer
+from worldline.episode import Episode
 
 from .tiny import run, train
 
@@ -81,12 +85,31 @@ def test_inspect_says_what_is_wrong_with_data(tmp_path, capsys):
         file["episode_1/observations/joint_pos"][2] = np.nan
     assert run("inspect", path, "--report", tmp_path / "report.html") == 0
     text = " ".join(capsys.readouterr().out.split())
-    for words in ("│ hdf5 │", "obs.joint_pos[6]", "7 numbers are NaN", "1 different, 3 episodes", "3 truncated"):
+    for words in (
+        "│ hdf5 │",
+        "obs.joint_pos (7,)",
+        "[6] 0",
+        "7 numbers are NaN",
+        "1 different, 3 episodes",
+        "3 truncated",
+    ):
         assert words in text
     report = (tmp_path / "report.html").read_text()
     for words in ("obs.joint_pos", "&lt;reach&gt;", "<svg"):
         assert words in report
     assert "<reach>" not in report
+
+
+def test_the_report_shows_pictures(tmp_path, capsys):
+    images = {"eye": np.full((4, 16, 16, 3), 90, np.uint8), "grey": np.full((4, 1, 8, 8), 9, np.uint8)}
+    obs = images | {"map": np.zeros((4, 8, 8, 5), np.uint8), "state": np.zeros((4, 2), np.float32)}
+    episode = Episode(obs=obs, actions=np.zeros((4, 1)), rewards=np.zeros(4), terminated=True)
+    ReplayBuffer.from_episodes([episode], action_dim=1).save(tmp_path / "a.npz")
+    assert run("inspect", tmp_path / "a.npz", "--report", tmp_path / "report.html") == 0
+    report = (tmp_path / "report.html").read_text()
+    assert re.findall(r"<figcaption>(\w+), at even distances", report) == ["eye", "grey"]
+    assert report.count("data:image/png") == 2
+    assert "not finite" not in report + capsys.readouterr().out  # none is not
 
 
 def test_inspect_shows_folders_of_data(data, tmp_path, capsys):

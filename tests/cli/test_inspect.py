@@ -1,6 +1,15 @@
 """worldline inspect."""
 
+import re
 import shutil
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from worldline.cli import terminal
+from worldline.data.buffer import ReplayBuffer
+from worldline.episode import Episode
 
 from .tiny import run
 
@@ -19,8 +28,36 @@ def test_models_with_their_published_sizes(capsys):
 
 def test_data_file(data, capsys):
     text = shown(capsys, data)
-    for words in ("│ 12 │", "12 terminated, 0 truncated", "discrete, 2 wide", "CartPole-v1", "obs[3]", "float32"):
+    for words in (
+        "│ 12 │",
+        "12 terminated, 0 truncated",
+        "discrete, 2 wide",
+        "CartPole-v1",
+        "obs (4,) float32",
+        "[3] -",
+    ):
         assert words in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_names_are_whole_on_a_terminal(tmp_path, capsys, monkeypatch, width):
+    obs = {"robot0_joint_vel": np.full((5, 7), -1.2345e-6, np.float32), "agentview": np.zeros((5, 96, 96, 3), np.uint8)}
+    episode = Episode(obs=obs, actions=np.zeros((5, 7)), rewards=np.zeros(5), terminated=True)
+    ReplayBuffer.from_episodes([episode], action_dim=7).save(tmp_path / "a.npz")
+    monkeypatch.setattr(terminal, "results", Console(width=width, force_terminal=True, no_color=True, highlight=False))
+    assert run("inspect", tmp_path / "a.npz") == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= width
+    (joint,) = [line.split() for line in lines if "robot0" in line]
+    assert joint == ["obs.robot0_joint_vel", "(7,)", "float32", *["-1.235e-06"] * 3]
+
+
+def test_nothing_is_broken_in_a_pipe(tmp_path, capsys):
+    obs = {f"camera_{'far_' * 30}": np.zeros((2, 3), np.float32), "b": np.zeros((2, 1), np.float32)}
+    episode = Episode(obs=obs, actions=np.zeros((2, 1)), rewards=np.zeros(2), terminated=True)
+    ReplayBuffer.from_episodes([episode], action_dim=1).save(tmp_path / "a.npz")
+    assert run("inspect", tmp_path / "a.npz") == 0
+    assert f"obs.camera_{'far_' * 30} " in capsys.readouterr().out
 
 
 def test_run_with_its_checkpoints(finished_run, tmp_path, capsys):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from worldline.data import loading
+from worldline.data.block import EpisodeBlock
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.formats.catalog import read_recording
+from worldline.data.formats.chosen import ChosenRecording
+from worldline.data.formats.recording import Recording
 from worldline.data.loading import convert, mapped_folder, stored_bytes
-from worldline.episode import Episode
+from worldline.episode import Array, DataSpec, Episode
 from worldline.errors import DataError, FileError
 
 
@@ -56,3 +61,34 @@ def test_what_fails_leaves_nothing_behind(path: Path, tmp_path: Path, name: str)
     with pytest.raises((DataError, FileError)):
         convert(path, tmp_path / name)
     assert [item.name for item in tmp_path.iterdir()] == ["data.npz"]
+
+
+class Watched(Recording):
+    """Episodes of which each must be gone before the next one is made."""
+
+    def __init__(self) -> None:
+        self.path, self.num_episodes, self.num_steps = Path("watched"), 3, 6
+        self.spec = DataSpec(obs_shape={"a": (2,), "b": (3,)}, action_dim=1, action_type="continuous", action_sizes=())
+
+    def blocks(self) -> Iterator[EpisodeBlock]:
+        last: weakref.ref[Array] | None = None
+        for _ in range(self.num_episodes):
+            assert last is None or last() is None
+            obs = {"a": np.ones((2, 2), np.float32), "b": np.ones((2, 3), np.float32)}
+            last = weakref.ref(obs["a"])
+            block = EpisodeBlock.of(Episode(obs=obs, actions=np.ones((2, 1)), rewards=np.ones(2), terminated=True))
+            del obs
+            yield block
+            del block
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("obs_keys", [None, ["a"]])
+def test_memory_holds_one_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obs_keys: list[str] | None) -> None:
+    def read(_: Path, **__: object) -> Recording:
+        return Watched() if obs_keys is None else ChosenRecording(Watched(), obs_keys)
+
+    monkeypatch.setattr(loading, "read_recording", read)
+    assert convert(tmp_path, tmp_path / "columns", obs_keys=obs_keys) == (3, 6)

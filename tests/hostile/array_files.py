@@ -418,6 +418,75 @@ for name, changes in TABLES.items():
     case(name, READER)(lambda path, changes=changes: lerobot(path, **changes))  # type: ignore[misc]
 
 
+def lerobot_video(path: Path, content: bytes, rows: int = STEPS, **info: Any) -> Path:
+    """Make a folder of LeRobot with one video; return the video."""
+    key = "observation.image"
+    camera = {"dtype": "video", "shape": [16, 16, 3], "names": ["height", "width", "channels"]}
+    features = {"observation.state": {"dtype": "float32"}, key: camera}
+    place = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+    lerobot(path, **{"codebase_version": "v2.1", "fps": 10, "video_path": place, "features": features} | info)
+    (path / "meta" / "episodes.jsonl").write_text(json.dumps({"episode_index": 0, "length": rows}))
+    video = path / "videos" / "chunk-000" / key / "episode_000000.mp4"
+    video.parent.mkdir(parents=True)
+    video.write_bytes(content)
+    return video
+
+
+def picture_feature(*shape: int) -> dict[str, Any]:
+    return {"observation.image": {"dtype": "video", "shape": shape}, "observation.state": {"dtype": "float32"}}
+
+
+def minari(path: Path, row: bytes, *, size: int = 32, rows: int = STEPS + 1) -> None:
+    """Make a data set of Minari whose pictures are all the same bytes."""
+
+    def fill(file: h5py.File) -> None:
+        del file["episode_0/observations"]
+        pictures = file.create_dataset("episode_0/observations", (rows,), h5py.vlen_dtype(np.uint8))
+        pictures[:] = [np.frombuffer(row, np.uint8)] * rows
+        for key in ("terminations", "truncations"):
+            file[f"episode_0/{key}"] = np.zeros(STEPS, bool)
+
+    path.mkdir()
+    (path / "main_data.hdf5").write_bytes(hdf5(fill))
+    space = {"type": "Box", "dtype": "uint8", "shape": [size, size, 3]}
+    (path / "metadata.json").write_text(json.dumps({"observation_space": space, "jpeg_encoding": True}))
+
+
+# A JPEG whose header claims 65,500 x 65,500 pixels, and which has none.
+LARGE_JPEG = b"\xff\xd8\xff\xc0\x00\x11\x08" + b"\xff\xdc" * 2 + b"\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01\xff\xd9"
+case("minari with pictures of noise", READER)(lambda path: minari(path, bytes(range(256))))
+case("minari with a picture of 4 billion pixels", READER)(lambda path: minari(path, LARGE_JPEG))
+case("minari with more pictures than it can hold", READER)(lambda path: minari(path, LARGE_JPEG, size=3000, rows=20))
+
+
+PLAYLIST = f"ffconcat version 1.0\nfile {OUTSIDE}\n".encode()
+VIDEOS: dict[str, dict[str, Any]] = {
+    "video of noise": {"content": bytes(range(256)) * 8},
+    "video that is a playlist": {"content": PLAYLIST},
+    "video that is a stream of the network": {"content": b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"},
+    "video with a box of 4 GB": {"content": b"\0\0\0\x18ftypisom" + bytes(12) + b"\xff\xff\xff\xffmoov"},
+    "video in another place": {"content": b"", "video_path": "{video_key.__class__}/etc/passwd"},
+    "pictures of a terabyte": {"content": b"", "features": picture_feature(1 << 20, 1 << 20, 3)},
+    "pictures of nothing": {"content": b"", "features": picture_feature(0, -1, 3)},
+    "pictures that take more than the video can hold": {
+        "content": bytes(1000),
+        "features": picture_feature(3000, 3500, 3)
+        | {"observation.b": picture_feature(3000, 3500, 3)["observation.image"]},
+    },
+    "no frames a second": {"content": b"", "fps": 0},
+    "episodes in folders of zero": {"content": b"", "chunks_size": 0},
+}
+for name, changes in VIDEOS.items():
+    case(f"lerobot with {name}", READER)(lambda path, changes=changes: lerobot_video(path, **changes))  # type: ignore[misc]
+
+
+@case("lerobot with a video elsewhere", READER)
+def _(path: Path) -> None:
+    video = lerobot_video(path, b"")
+    video.unlink()
+    video.symlink_to(OUTSIDE)
+
+
 @case("lerobot with a link to elsewhere", READER)
 def _(path: Path) -> None:
     lerobot(path)

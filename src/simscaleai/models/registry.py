@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -15,6 +16,7 @@ from worldline.errors import ConfigError, nearest
 from worldline.models.inputs import LANGUAGE
 
 IMAGE = "image"  # the image, where there is one
+_ARGUMENTS = ("state_dim", "action_dim", "hidden_dim", "n_layers", "image_size", "state_keys", "language_length")
 
 ModelT = TypeVar("ModelT", bound=Callable[..., nn.Module])
 
@@ -111,6 +113,9 @@ def create_policy(
     Raises:
         ConfigError: An unknown setting, or one that cannot be.
     """
+    for key in settings:  # the families know their settings, not these arguments
+        if near := difflib.get_close_matches(key, _ARGUMENTS, n=1, cutoff=0.85):
+            raise ConfigError(f"{name} has no argument {key!r}. Did you mean {near[0]!r}?")
     family = _FAMILIES[name]
     shapes: dict[str, tuple[int, ...]] = {} if state_dim is None else {STATE: (state_dim,)}
     sizes = family.image_size if image_size is None else image_size

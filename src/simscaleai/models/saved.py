@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from simscaleai.models.registry import ModelRegistry, is_policy
-from simscaleai.training.checkpoint import load_document
+from simscaleai.training.checkpoint import FINAL, list_checkpoints, load_document
 from simscaleai.training.config import TrainConfig
 from worldline.config import from_dict, to_dict
 from worldline.device import resolve_device
@@ -19,12 +19,18 @@ from worldline.tensor_files import check_tensors
 def load_trained(path: Path, *, device: str = "auto") -> nn.Module:
     """Return the model of a checkpoint, in evaluation mode: built as its `config` says, with its weights.
 
+    Args:
+        path: The checkpoint, or the folder of a run: its `final.pt`, or its newest `step_N.pt`.
+        device: Where to put it.
+
     Raises:
         FileError: The file is missing or damaged.
         ConfigError: It does not say how the model was built, or the device is not here.
         DataError: Its weights are not those of that model.
     """
     place = resolve_device(device)
+    if path.is_dir():
+        path = _last_of(path)
     document = load_document(path)
     saved, weights = document["config"], document["model_state_dict"]
     if not isinstance(weights, dict):
@@ -45,3 +51,10 @@ def load_trained(path: Path, *, device: str = "auto") -> nn.Module:
     model = ModelRegistry.create(config.model_name, **config.model_kwargs)
     load_weights(model, weights, where=str(path))
     return model.to(place).eval()
+
+
+def _last_of(folder: Path) -> Path:
+    found = [*list_checkpoints(folder), *(path for path in [folder / FINAL] if path.is_file())]
+    if not found:
+        raise FileError(f"{folder} has neither {FINAL} nor step_N.pt. Give a checkpoint of simscale train.")
+    return found[-1]

@@ -9,8 +9,9 @@ from pathlib import Path
 from simscaleai.sim.environments import SimEnv, core_id, make_env
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.formats import hdf5
-from worldline.envs.scripted import scripted_policy
+from worldline.envs.scripted import scripted_names, scripted_policy
 from worldline.episode import Episode
+from worldline.errors import ConfigError, nearest
 from worldline.evaluation.rollout import LANGUAGE, RandomPolicy, collect_episodes
 from worldline.files import make_folders
 from worldline.protocols import Policy
@@ -60,6 +61,9 @@ def policy_for(policy: str, env: SimEnv) -> Policy:
     """
     if policy == "random":
         return RandomPolicy(env.data_spec)
+    known = scripted_names(core_id(env.name))
+    if policy not in known:
+        raise ConfigError(f"{env.name} has no policy {policy!r}. {nearest(policy, [*known, 'random'])}")
     return scripted_policy(policy, core_id(env.name), env.data_spec)
 
 

@@ -12,11 +12,12 @@ from worldline.errors import FileError
 _DESCRIPTION = """\
 Record demonstrations of an environment's expert, or random actions, as HDF5.
 
-What the arm does is disturbed while the action that the expert asked for is recorded: whoever learns from a faultless
-course alone does not know what to do off it.
+With --action-noise the arm does not quite what the expert asks for, which is recorded all the same: the data then show
+how to come back to the way. Try both: policies that plan chunks of actions cannot foresee what disturbs them.
 
 Examples:
   simscale datagen --env reach --episodes 100 --out data/reach.h5
+  simscale datagen --env pick_place --episodes 200 --action-noise 0.25 --out data/pick.h5
   simscale datagen --env language_reach --episodes 500 --image-size 64 --out data/language.h5
 """
 
@@ -33,8 +34,8 @@ class DatagenOptions:
     """How many whole episodes to record."""
     policy: str = "expert"
     """Who acts: expert or random."""
-    action_noise: float = 0.5
-    """Deviation of what disturbs the arm, in units of the action; 0 disturbs nothing."""
+    action_noise: float = 0.0
+    """Deviation of what disturbs the arm, in units of the action, such as 0.25; 0 disturbs nothing."""
     image_size: int = 0
     """Height and width of an image of each step; 0 records none."""
     seed: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(TrainOptions, arguments, command="train", description=_DESCRIPTION, program="simscale")
     check_seed(options.seed)
     from simscaleai.models.registry import ModelRegistry
+    from simscaleai.training.checkpoint import FINAL
     from simscaleai.training.trainer import Trainer
     from worldline.cli.terminal import results
     from worldline.seeding import seed_everything
@@ -81,6 +83,8 @@ def main(arguments: Sequence[str]) -> None:
     if ranks.is_main:
         for name, value in found.items():
             results.print(f"{name:<24}{value:.6g}" if isinstance(value, float) else f"{name:<24}{value}")
+        final = shlex.quote(str(Path(config.checkpoint_dir) / FINAL))
+        results.print(f"Next: simscale eval {final} --env {options.eval_env or 'ENV'}", soft_wrap=True, markup=False)
 
 
 def _arguments_for(model: str, data: TrajectoryDataset | None) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def _loaders(
     from torch.utils.data import DataLoader
 
     from simscaleai.models.imitation import ImitationModel
-    from simscaleai.training.data.dataset import DummyTrajectoryDataset, TrajectoryDataset
+    from simscaleai.training.data.dataset import DummyTrajectoryDataset
     from worldline.models.inputs import LANGUAGE
 
     shapes = model.obs_shapes if isinstance(model, ImitationModel) else {}
@@ -126,15 +130,11 @@ def _loaders(
             include_language=LANGUAGE in shapes,
         )
         return DataLoader(dummy, shuffle=True, **settings), None
+    if data.is_at_hand:
+        settings["num_workers"] = 0  # `OrderedLoader` would start none: it only saves torch's warning
     whole = data
     if isinstance(model, ImitationModel):
-        whole = TrajectoryDataset(
-            options.dataset_path,
-            seq_len=model.seq_len,
-            obs_keys=options.obs_keys or None,
-            include_language=LANGUAGE in shapes,
-            windows=model.windows,
-        )
+        whole = data.with_windows(model.seq_len, model.windows, include_language=LANGUAGE in shapes)
     if options.held_out == 0 or whole.num_episodes < 2:
         return DataLoader(whole, shuffle=True, **settings), None
     train, held_out = whole.split(options.held_out, seed=options.seed)

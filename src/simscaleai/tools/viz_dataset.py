@@ -32,6 +32,6 @@ class VizDatasetOptions:
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     options = parse(VizDatasetOptions, arguments, command="viz-dataset", description=_DESCRIPTION, program="simscale")
-    from worldline.cli import inspect
+    from worldline.cli.inspect import show_data
 
-    inspect.main([str(options.dataset), "--report", str(options.out)])
+    show_data(options.dataset.expanduser(), options.out)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from worldline.cli.options import parse
 from worldline.errors import DataError
 
 if TYPE_CHECKING:
-    from worldline.episode import Array, Episode
+    from worldline.episode import Array
     from worldline.report.svg import LineChart
 
 _MAX_LINES = 8  # of one chart
@@ -43,46 +42,67 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(
         VizTrajectoryOptions, arguments, command="viz-trajectory", description=_DESCRIPTION, program="simscale"
     )
+    from worldline.cli.inspect_data import film_strips
     from worldline.cli.reporting import footer
     from worldline.cli.terminal import results
     from worldline.report.page import Figure, Page, Section, Tile, write
 
-    episode = _read(options.dataset, options.episode)
+    columns, language = _read(options.dataset.expanduser(), options.episode)
     tiles = [
-        Tile(label="Return", value=f"{episode.rewards.sum():.4g}", is_main=True),
-        Tile(label="Steps", value=f"{len(episode):,}"),
+        Tile(label="Return", value=f"{columns['rewards'].sum():.4g}", is_main=True),
+        Tile(label="Steps", value=f"{len(columns['rewards']):,}"),
     ]
-    if language := str(episode.meta.get("language", "")):
+    if language:
         tiles.append(Tile(label="Instruction", value=language))
-    caption = "Lines are the components of a vector, by their numbers; x is the step."
+    caption = f"Lines are the components of a vector, by their numbers; of long ones the first {_MAX_LINES}."
+    pictures = film_strips(columns)
     page = Page(
         title=f"Episode {options.episode} of {options.dataset.name}",
         summary=f"One of the episodes of {options.dataset}.",
         tiles=tiles,
-        sections=[Section(title="Steps", figures=[Figure(charts=list(_charts(episode)), caption=caption)])],
+        sections=[
+            *([Section(title="Pictures", pictures=pictures)] if pictures else []),
+            Section(title="Steps", figures=[Figure(charts=list(_charts(columns)), caption=caption)]),
+        ],
         footer=footer(),
     )
     results.print(f"Wrote {write(page, options.out)}", soft_wrap=True)
 
 
-def _read(path: Path, number: int) -> Episode:
-    from simscaleai.training.data.dataset import read_episodes
+def _read(path: Path, number: int) -> tuple[dict[str, Array], str]:
+    """Return the columns of an episode by name, and its instruction."""
+    from worldline.data.formats.catalog import read_recording
 
-    data = read_episodes(path)
-    if not 0 <= number < data.num_episodes:
-        raise DataError(f"{path} has episodes 0 to {data.num_episodes - 1}; got {number}.")
-    return next(itertools.islice(data.episodes(), number, None))
+    with read_recording(path) as recording:
+        if not 0 <= number < recording.num_episodes:
+            raise DataError(f"{path} has episodes 0 to {recording.num_episodes - 1}; got {number}.")
+        for block in recording.checked_blocks():
+            if number >= len(block.ends):
+                number -= len(block.ends)
+                continue
+            rows = slice(block.ends[number - 1] if number else 0, block.ends[number])
+            columns = {"actions": block.actions, "rewards": block.rewards, **block.obs}
+            language = str(block.meta[number].get("language", ""))
+            return {name: column[rows] for name, column in columns.items()}, language
+    raise AssertionError(f"{path} ends before episode {number}")
 
 
-def _charts(episode: Episode) -> Iterator[LineChart]:
-    from worldline.episode import named_obs
-    from worldline.report.svg import LineChart, Series
+def _charts(columns: Mapping[str, Array]) -> Iterator[LineChart]:
+    from worldline.report.svg import COLORS, LineChart, Series
 
-    columns: dict[str, Array] = {"actions": episode.actions, "rewards": episode.rewards, **named_obs(episode.obs)}
-    steps = list(range(len(episode)))
     for name, column in columns.items():
         if column.ndim > 2:  # images
             continue
+        steps = list(range(len(column)))
         rows = column.reshape(len(column), -1)[:, :_MAX_LINES]
-        series = [Series(name=str(index), x=steps, y=values.tolist()) for index, values in enumerate(rows.T)]
+        series = [
+            Series(
+                name=str(index),
+                x=steps,
+                y=values.tolist(),
+                color=COLORS[index % len(COLORS)],
+                is_dashed=index >= len(COLORS),
+            )
+            for index, values in enumerate(rows.T)
+        ]
         yield LineChart(title=name.removeprefix("obs."), series=series, x_label="step", width=480)

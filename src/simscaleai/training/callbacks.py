@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simscaleai.training.adapter import Adapter
-from simscaleai.training.checkpoint import list_checkpoints, step_of, write_checkpoint
+from simscaleai.training.checkpoint import FINAL, list_checkpoints, step_of, write_checkpoint
 from simscaleai.training.config import TrainConfig
 from worldline.errors import FileError
 from worldline.files import set_aside
@@ -108,7 +108,7 @@ class Checkpoints(Callback):
             if trainer.status == "failed" or trainer.step == 0:
                 return
             if trainer.status == "finished" and trainer.step >= trainer.config.total_steps:
-                self._save("final.pt")
+                self._save(FINAL)
             elif trainer.step != self._saved_step:
                 self._save(f"step_{trainer.step}.pt")
         finally:
@@ -131,7 +131,7 @@ class Checkpoints(Callback):
         is_here = resumed is not None and resumed.parent.resolve() == self.output_dir.resolve()
         kept = self.trainer.step if is_here else -1
         stale = [path for path in list_checkpoints(self.output_dir) if step_of(path) > kept]
-        final = self.output_dir / "final.pt"
+        final = self.output_dir / FINAL
         if final.exists() and not (is_here and resumed is not None and resumed.name == final.name):
             stale.append(final)
         if folder := set_aside(stale):

@@ -44,6 +44,7 @@ KEYS = (
     "best_eval_loss",
 )
 
+FINAL = "final.pt"  # of a run that has ended
 _NAME = re.compile(r"step_(\d{1,12})\.pt")
 _PREFIX = "model."  # of the adapter's names
 _MOMENTS = ("exp_avg", "exp_avg_sq")

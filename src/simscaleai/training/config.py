@@ -31,22 +31,22 @@ class TrainConfig:
     # Data
     dataset_path: str = ""  # HDF5 file; "" is random numbers. Read by `simscale train`, as the next two are
     batch_size: int = 32  # samples of a step in each process; a `DataLoader` that is given has its own
-    num_workers: int = 4  # processes that load data
+    num_workers: int = 4  # processes that load data, unless it is in memory
 
     # Optimisation
     lr: float = 1e-4  # peak learning rate
-    weight_decay: float = 1e-5  # of AdamW
+    weight_decay: float = 1e-5  # weight decay of AdamW
     warmup_steps: int = 500  # steps over which the rate rises from 0
     max_steps: int = 100_000  # optimiser steps of the whole run; the rate falls to 0 along a cosine until then
     grad_clip: float = 1.0  # largest norm of all gradients; 0 clips none
 
     # Mixed precision
-    use_amp: bool = True  # compute the loss by torch.autocast; weights stay float32
-    amp_dtype: str = "bfloat16"  # or "float16", with a scaled loss
+    use_amp: bool = True  # compute the loss in `amp_dtype` (torch.autocast), or else in float32 as the weights are
+    amp_dtype: str = "bfloat16"  # "bfloat16", or "float16" with a scaled loss
 
     # Distributed
     distributed: bool = False  # expect several processes; it is torchrun that starts them, and they train together
-    backend: str = "nccl"  # for tensors on GPUs; those on CPUs always go through gloo
+    backend: str = "nccl"  # what carries tensors between GPUs; those on CPUs always go through gloo
 
     # Checkpoints
     checkpoint_dir: str = "checkpoints"  # folder of `step_N.pt`, `final.pt` and the logs
@@ -56,15 +56,15 @@ class TrainConfig:
     # Logging
     log_every: int = 100  # steps between two lines of the log
     eval_every: int = 1000  # steps between two evaluations
-    use_wandb: bool = False  # log to Weights & Biases
-    wandb_project: str = "simscaleai"
-    wandb_run_name: str | None = None  # None lets W&B choose
+    use_wandb: bool = False  # log to Weights & Biases, too
+    wandb_project: str = "simscaleai"  # project there
+    wandb_run_name: str | None = None  # name of the run there; None lets W&B choose
 
     # Device
-    device: str = "auto"  # "auto" (CUDA, else MPS, else CPU), "cuda", "mps" or "cpu"
+    device: str = "auto"  # where to train: "auto" (CUDA, else MPS, else CPU), "cuda", "mps" or "cpu"
 
     # Beyond the document
-    seed: int = 42  # of the order of samples, of random transforms and of torch's generators
+    seed: int = 42  # seed of the order of samples, of random transforms and of torch's generators
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_steps", "save_every", "log_every", "eval_every"):

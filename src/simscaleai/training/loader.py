@@ -4,6 +4,9 @@ Such an order needs no iterator to be saved, and no sample to be read again: ste
 once. It is the same whatever `num_workers` is, and however many processes train: of N processes, each reads its part
 of `batch_size * N` samples. A batch is read under a seed of its own, so random transforms repeat as well.
 
+Data that are in memory are read by the process that trains, whatever `num_workers` is: to receive a batch from
+another process takes longer than to copy it (200 batches of 32 states: 1.5 ms of CPU each against 0.2 ms).
+
 A loader with a sampler of its own, or over a stream, is iterated as it is.
 """
 
@@ -55,6 +58,11 @@ class GathersSamples(Protocol):
 class GathersBatches(Protocol):
     """A data set that makes batches as `default_collate` would."""
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether its batches are copies from memory, with no code run for each sample."""
+        ...
+
     def gather(self, indices: list[int], /) -> Mapping[str, Any]:
         """Return a batch of the samples."""
         ...
@@ -76,6 +84,7 @@ class OrderedLoader:
         self._loader = loader
         self._order = _Order(loader)
         self._fetch = _Fetch(loader.dataset, loader.collate_fn)
+        self._reads_itself = loader.num_workers == 0 or _is_at_hand(loader)
         self._workers: Iterator[Any] | None = None  # what they read next is the batch of `_prefetched`
         self._prefetched: tuple[int, ...] = ()
         self._seed, self._step, self._rank, self._num_ranks = 0, 0, 0, 1
@@ -100,7 +109,7 @@ class OrderedLoader:
         self._workers = None
 
     def _read(self, batch_size: int) -> Any:
-        if self._loader.num_workers == 0:
+        if self._reads_itself:
             return self._fetch[self._request(batch_size, self._step)]
         place = (batch_size, self._seed, self._step, self._rank, self._num_ranks)
         if self._workers is None or self._prefetched != place:
@@ -296,6 +305,13 @@ class _Endless:
 
     def __iter__(self) -> Iterator[Request]:
         return self._requests
+
+
+def _is_at_hand(loader: DataLoader[Any]) -> bool:
+    """Tell whether batches are copies from memory, and nobody asked for something to be done in other processes."""
+    dataset, _ = _whole(loader.dataset, [])
+    is_plain = loader.collate_fn is default_collate and loader.worker_init_fn is None
+    return is_plain and isinstance(dataset, GathersBatches) and dataset.is_at_hand
 
 
 def _same(batch: Any) -> Any:

@@ -13,7 +13,7 @@ from worldline.cli.collect import RANDOM
 from worldline.cli.compare import SUMMARY, CompareConfig, Contestant, folder_of
 from worldline.cli.evaluate import interval_or_none, result_numbers, returns_rows, returns_table
 from worldline.cli.reporting import footer
-from worldline.cli.terminal import describe_duration, describe_interval, results
+from worldline.cli.terminal import describe_duration, describe_interval, print_table, results
 from worldline.config import to_dict
 from worldline.data.buffer import ReplayBuffer
 from worldline.evaluation.rollout import EvaluationResult
@@ -76,7 +76,7 @@ def finish(comparison: Comparison, out: Path) -> None:
     table = returns_table(f"{config.env}, {config.episodes} episodes", _measured(comparison))
     for name in comparison.failures:
         table.add_row(name, "failed")
-    results.print(table)
+    print_table(table)
     results.print(f"Numbers: {out / SUMMARY}\nReport:  {out / runs.REPORT}", soft_wrap=True)
 
 

@@ -19,6 +19,7 @@ Examples:
   worldline convert reach.h5 reach
   worldline convert can_ph.hdf5 can
   worldline convert cartpole.npz cartpole.hdf5 --format robomimic
+  worldline convert lerobot/pusht pusht --obs-keys state image
 """
 
 
@@ -32,6 +33,10 @@ class ConvertOptions:
     """What to write; it must not exist."""
     format: str | None = None
     """columns, hdf5, robomimic, d4rl, zarr or npz; without it the suffix of DST decides."""
+    obs_keys: tuple[str, ...] = ()
+    """The observations to write; none named means all. Videos that are not wanted are not decoded."""
+    max_bytes: int | None = None
+    """The most that the arrays of SRC may take, where its format's own limit refuses a file that you trust."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,7 +49,14 @@ def main(arguments: Sequence[str]) -> None:
     source, destination = options.source.expanduser(), options.destination.expanduser()
     name = format_to_write(destination, options.format)
     with step_progress(f"Reading {source}") as on_episodes:
-        num_episodes, num_steps = convert(source, destination, name, on_episodes=on_episodes)
+        num_episodes, num_steps = convert(
+            source,
+            destination,
+            name,
+            obs_keys=options.obs_keys or None,
+            max_bytes=options.max_bytes,
+            on_episodes=on_episodes,
+        )
     results.print(
         f"Wrote {num_episodes:,} episodes, {num_steps:,} steps from {source} ({detect_format(source)}) to "
         f"{destination} ({name})",

@@ -13,7 +13,7 @@ from worldline.cli import runs
 from worldline.cli.demo import SUMMARY, DemoConfig
 from worldline.cli.evaluate import interval_or_none
 from worldline.cli.reporting import configuration_section, curves_section, footer
-from worldline.cli.terminal import describe_duration, describe_interval, describe_ratio, results
+from worldline.cli.terminal import describe_duration, describe_interval, describe_ratio, print_table, results
 from worldline.config import to_dict
 from worldline.data.buffer import ReplayBuffer
 from worldline.evaluation.openloop import OpenLoopError
@@ -93,7 +93,7 @@ def print_result(summary: Mapping[str, Any], out: Path) -> None:
     table.add_row("data", f"{summary['env_steps']:,} steps", f"{summary['num_episodes']:,} random episodes")
     speed = f"{summary['train_steps']:,} steps of {config['model']}"
     table.add_row("training", describe_duration(summary["train_seconds"]), speed)
-    results.print(table)
+    print_table(table)
     results.print(f"Numbers: {out / SUMMARY}\nReport:  {out / runs.REPORT}", soft_wrap=True)
 
 

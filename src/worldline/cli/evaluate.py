@@ -86,7 +86,7 @@ class Films:
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     options = parse(EvalOptions, arguments, command="eval", description=_DESCRIPTION)
-    from worldline.cli.terminal import results
+    from worldline.cli.terminal import print_table
     from worldline.envs.make import make_env  # loads Gymnasium: not before --help is answered
 
     check_seed(options.seed)
@@ -129,9 +129,9 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps(numbers, indent=2))
     else:
-        results.print(returns_table(f"{options.env}, {options.episodes} episodes", measured))
+        print_table(returns_table(f"{options.env}, {options.episodes} episodes", measured))
         if options.command is not None:
-            results.print(obedience_table(options.command, measured[options.model]))
+            print_table(obedience_table(options.command, measured[options.model]))
 
 
 def _check_outputs(options: EvalOptions) -> None:

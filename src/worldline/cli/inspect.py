@@ -42,20 +42,21 @@ class InspectOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    from worldline.cli.terminal import results
+    from worldline.cli.terminal import print_table
 
     options = parse(InspectOptions, arguments, command="inspect", description=_DESCRIPTION)
     path = Path(options.target).expanduser()
     if options.target == MODELS:
         tables = [_models()]
     elif path.is_file() or _is_data(path):
-        tables = _data(path, options.report)
+        show_data(path, options.report)
+        return
     elif path.is_dir():
         tables = _run(path) if (path / runs.CONFIG).is_file() else [_saved_model(path)]
     else:
         raise FileError(f"There is no {path}. Give data, a folder, or the word models.")
     for table in tables:
-        results.print(table)
+        print_table(table)
 
 
 def _is_data(path: Path) -> bool:
@@ -79,25 +80,37 @@ def _models() -> Table:
     return table
 
 
-def _data(path: Path, report: Path | None) -> list[Table]:
-    from worldline.cli.inspect_data import column_rows, summary_rows, write_report
-    from worldline.cli.terminal import results
+def show_data(path: Path, report: Path | None) -> None:
+    """Print what is in data of any format, and write a page with plots to `report`.
+
+    Raises:
+        FileError: There is none, or it is damaged or of no format that is known.
+    """
+    from rich import box
+
+    from worldline.cli.inspect_data import column_rows, columns_header, summary_rows, write_report
+    from worldline.cli.terminal import print_table, results
     from worldline.data.formats.catalog import detect_format, read_recording
     from worldline.data.summary import summarise
 
     with read_recording(path) as recording:
         found = summarise(recording)
         facts = summary_rows(path, detect_format(path), recording, found)
+        written = None if report is None else write_report(report, path, facts, found, recording)
     summary = _table(str(path), "", "")
     summary.show_header = False
     for row in facts:
         summary.add_row(*row)
-    columns = _table("Columns", "name", "shape", "dtype", "min", "mean", "max", "not finite")
+    columns = _table("Columns", *columns_header(found))
+    for column in columns.columns[1:]:
+        column.no_wrap = True  # a narrow terminal breaks long names, and nothing else
+    columns.box, columns.padding, columns.show_edge = box.SIMPLE_HEAD, (0, 1, 0, 0), False
     for row in column_rows(found):
         columns.add_row(*row)
-    if report is not None:
-        results.print(f"Wrote {write_report(report, path, facts, found)}", soft_wrap=True, markup=False)
-    return [summary, columns]
+    print_table(summary)
+    print_table(columns)
+    if written is not None:
+        results.print(f"Wrote {written}", soft_wrap=True, markup=False)
 
 
 def _run(path: Path) -> list[Table]:

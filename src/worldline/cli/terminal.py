@@ -7,11 +7,22 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from worldline.episode import Episode
 
+_FULL_WIDTH = 1000  # of what is no terminal
+
 results = Console(highlight=False)
 progress = Console(stderr=True, highlight=False)
+
+
+def print_table(table: Table) -> None:
+    """Print a table: no wider than a terminal; in full into a file or a pipe, where nobody can make room."""
+    if results.is_terminal:
+        results.print(table)
+    else:
+        Console(highlight=False, width=_FULL_WIDTH).print(table)
 
 
 @contextlib.contextmanager

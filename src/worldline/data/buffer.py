@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,18 +207,21 @@ class ReplayBuffer(EpisodeSampler):
         npz.write(Path(path), self._store, self.spec, meta=self._meta, capacity=self._capacity, compress=compress)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> ReplayBuffer:
+    def load(
+        cls, path: str | os.PathLike[str], *, max_bytes: int | None = None, obs_keys: Sequence[str] | None = None
+    ) -> ReplayBuffer:
         """Read a buffer from a file or folder of any format; see `data.formats`.
 
         Args:
             path: The file or folder.
             max_bytes: The most that its arrays may take, instead of the format's own limit.
+            obs_keys: The observations to read, where they are a dict; None: all.
 
         Raises:
             FileError: It is missing, damaged, hostile or of no format that is known.
             DataError: Its arrays do not fit together, or hold NaN.
         """
-        with read_recording(path, max_bytes=max_bytes) as recording:
+        with read_recording(path, max_bytes=max_bytes, obs_keys=obs_keys) as recording:
             return cls.from_recording(recording)
 
     @classmethod

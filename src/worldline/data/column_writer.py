@@ -48,6 +48,10 @@ class ColumnWriter:
         self._note(steps, block)
         rows_before = block.ends - steps + np.arange(len(steps))
         for name, (shape, dtype) in layout.items():
+            if len(steps) == 1 and name != "flags":  # as it is: of long episodes with images a copy is large
+                self._files[name].append(_bytes(columns[name]))
+                self._files[name].append(_bytes(closing[name] if name in closing else np.zeros(shape, dtype)))
+                continue
             rows = np.empty((int(block.ends[-1]) + len(steps), *shape), dtype=dtype)
             for index, (first, count, end) in enumerate(zip(rows_before, steps, block.ends, strict=True)):
                 piece = rows[first : first + count + 1]
@@ -56,7 +60,7 @@ class ColumnWriter:
                     write_flags(piece, terminated=ended, has_final_obs=known)
                 else:
                     write_rows(piece, columns[name][end - count : end], closing[name][index] if name in closing else 0)
-            self._files[name].append(rows.reshape(-1).view(np.uint8).data)
+            self._files[name].append(_bytes(rows))
 
     def _note(self, steps: Array, block: EpisodeBlock) -> None:
         """Enter episodes into the index, and write their meta."""
@@ -135,6 +139,7 @@ def write_columns(path: str | os.PathLike[str], encoder: RowEncoder, blocks: Ite
         with new_folder(Path(path)) as folder, contextlib.closing(ColumnWriter(folder, encoder)) as writer:
             for block in blocks:
                 writer.append(block)
+                del block  # before the next one is read
             writer.finish()
     except WorldlineError:
         raise
@@ -165,6 +170,10 @@ class _File:
 
     def close(self) -> None:
         self._stream.close()
+
+
+def _bytes(rows: Array) -> memoryview:
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

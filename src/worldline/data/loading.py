@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,13 @@ def mapped_folder(path: Path, import_to: Path, *, on_episodes: OnEpisodes | None
 
 
 def convert(
-    source: Path, destination: Path, name: str | None = None, *, on_episodes: OnEpisodes | None = None
+    source: Path,
+    destination: Path,
+    name: str | None = None,
+    *,
+    obs_keys: Sequence[str] | None = None,
+    max_bytes: int | None = None,
+    on_episodes: OnEpisodes | None = None,
 ) -> tuple[int, int]:
     """Write data of any format in another; return how many episodes and steps there are.
 
@@ -64,6 +70,8 @@ def convert(
         source: A file or folder of any format that is read.
         destination: Where to write; it must not exist.
         name: The format to write; None: the one that the suffix of `destination` means.
+        obs_keys: The observations to write, where they are a dict; None: all.
+        max_bytes: The most that the arrays of the source may take, instead of the format's own limit.
         on_episodes: Called from time to time.
 
     Raises:
@@ -76,7 +84,7 @@ def convert(
         raise FileError(f"{destination} is there already. Choose another name, or delete it first.")
     if not destination.parent.is_dir():
         raise FileError(f"There is no folder {destination.parent}. Make it, or choose another.")
-    with read_recording(source) as recording:
+    with read_recording(source, max_bytes=max_bytes, obs_keys=obs_keys) as recording:
         counts = recording.num_episodes, recording.num_steps
         if name == "columns":
             _import(recording, destination, on_episodes)
@@ -99,8 +107,9 @@ def _import(recording: Recording, folder: Path, on_episodes: OnEpisodes | None) 
 def _told(recording: Recording, on_episodes: OnEpisodes | None) -> Iterator[EpisodeBlock]:
     done = 0
     for block in recording.checked_blocks():
-        yield block
         done += len(block.ends)
+        yield block
+        del block  # before the next one is read: with videos it is large
         if on_episodes is not None:
             on_episodes(done, recording.num_episodes)
 

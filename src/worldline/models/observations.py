@@ -35,7 +35,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], images: Mapping[str, tup
     if len({image_size(shape) for shape in images.values()}) > 1:
         raise ConfigError(
             f"All images must have one height and width, since one network sees them together; got {dict(images)}. "
-            "Resize them."
+            "Resize them, or leave all but one out (obs_keys)."
         )
 
 

@@ -9,13 +9,12 @@ from typing import Any
 from worldline.episode import Array
 from worldline.report.axes import format_number
 from worldline.report.page import Figure, Table
-from worldline.report.svg import LineChart, Series
+from worldline.report.svg import COLORS, LineChart, Series
 
 # What a line says of the machine and of the clock, in the order in which it is drawn, and what is not drawn at all.
 _MACHINE = ("steps_per_second", "data_wait", "memory_mb", "device_memory_mb")
 _NOT_DRAWN = {"step", "learning_rate", "rows_per_second", "train_seconds"}  # rows are steps times a constant
 _MAX_CURVES = 24
-_COLORS = ("accent", "second", "third", "true")
 _SMALL: dict[str, Any] = {"width": 260, "height": 170}
 
 
@@ -69,7 +68,7 @@ def returns_by_rank(groups: Mapping[str, Sequence[float]], *, num_coloured: int 
             name=name,
             x=list(range(1, len(returns) + 1)),
             y=sorted(returns),
-            color=_COLORS[index % len(_COLORS)] if index < num_coloured else "muted",
+            color=COLORS[index % len(COLORS)] if index < num_coloured else "muted",
             is_dashed=index >= num_coloured,
         )
         for index, (name, returns) in enumerate(groups.items())
@@ -177,7 +176,7 @@ def _curve(name: str, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Line
     for number, (label, rows) in enumerate(runs.items()):
         points = [(row["step"], row[name]) for row in rows if name in row]
         if points:
-            color, is_dashed = _COLORS[number % len(_COLORS)], number >= len(_COLORS)
+            color, is_dashed = COLORS[number % len(COLORS)], number >= len(COLORS)
             x, y = [step for step, _ in points], [value for _, value in points]
             series.append(Series(name=label, x=x, y=y, color=color, is_dashed=is_dashed))
     return LineChart(title=_readable(name), series=series, x_label="optimiser step", **_SMALL)

@@ -9,6 +9,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from worldline.report.axes import Axis, format_number, format_ticks, linear_axis, log_axis
 
+COLORS = ("accent", "second", "third", "true")  # classes of the page, for lines that are told apart
+
 _MAX_POINTS = 400  # a line has no more; neighbours are averaged
 _MAX_HOVER = 60  # a line with at most this many points tells their values under the pointer
 _LETTER = 6.4  # width of a letter of the legend, in pixels; the font is the reader's, so this is a guess

@@ -13,6 +13,7 @@ import numcodecs
 import numpy as np
 import pytest
 
+from data.formats.lerobot_files import png
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.formats.catalog import detect_format, format_to_write, read_recording
 from worldline.data.summary import summarise
@@ -116,6 +117,17 @@ def test_d4rl(tmp_path: Path) -> None:
     assert [np.asarray(episode.final_obs)[0] for episode in episodes] == [2.5, 6.5, 8.5]
 
 
+def test_d4rl_with_columns_of_one(tmp_path: Path) -> None:
+    def fill(file: h5py.File) -> None:
+        file["observations"], file["actions"] = numbered(4, 2), numbered(4, 1)
+        file["rewards"] = np.arange(4.0)[:, None]
+        file["terminals"] = np.array([[0], [1], [0], [0]])
+
+    episodes = list(ReplayBuffer.load(hdf5(tmp_path / "a.hdf5", fill)).episodes())
+    assert [episode.rewards.tolist() for episode in episodes] == [[0, 1], [2, 3]]
+    assert [episode.terminated for episode in episodes] == [True, False]
+
+
 def minari(path: Path, *, is_dict: bool = False, choices: int | None = None) -> Path:
     (path / "data").mkdir(parents=True)
 
@@ -157,6 +169,101 @@ def test_minari(tmp_path: Path, is_dict: bool) -> None:
 
 def test_minari_says_how_many_choices_there_are(tmp_path: Path) -> None:
     assert ReplayBuffer.load(minari(tmp_path / "a", choices=5)).spec.action_sizes == (5,)
+
+
+SPACES: dict[str, tuple[dict[str, Any], list[Any], tuple[int, ...], list[list[float]]]] = {
+    "from two on": ({"type": "Discrete", "n": 3, "start": 2}, [2, 4], (3,), [[1, 0, 0], [0, 0, 1]]),
+    "several": (
+        {"type": "MultiDiscrete", "nvec": [2, 3]},
+        [[1, 0], [0, 2]],
+        (2, 3),
+        [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]],
+    ),
+    "several from one on": (
+        {"type": "MultiDiscrete", "nvec": [2, 2], "start": [1, 0]},
+        [[1, 0], [2, 1]],
+        (2, 2),
+        [[1, 0, 1, 0], [0, 1, 0, 1]],
+    ),
+    "switches": ({"type": "MultiBinary", "n": 2}, [[1, 0], [1, 1]], (2, 2), [[0, 1, 1, 0], [0, 1, 0, 1]]),
+}
+
+
+def minari_episode(path: Path, actions: Any, described: dict[str, Any], observations: dict[str, Any]) -> Path:
+    """Write one episode of two steps."""
+    path.mkdir(parents=True)
+
+    def fill(file: h5py.File) -> None:
+        group = file.create_group("episode_0")
+        group["actions"], group["rewards"] = np.array(actions), np.zeros(2)
+        group["terminations"], group["truncations"] = np.array([False, True]), np.zeros(2, bool)
+        for key, (values, dtype) in observations.items():
+            group.create_dataset(key, data=values, dtype=dtype, chunks=True)
+
+    told = {key: json.dumps(space) if isinstance(space, dict) else space for key, space in described.items()}
+    (path / "metadata.json").write_text(json.dumps(told))
+    return hdf5(path / "main_data.hdf5", fill)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_minari_says_what_discrete_actions_mean(tmp_path: Path, name: str) -> None:
+    space, actions, sizes, one_hot = SPACES[name]
+    path = minari_episode(tmp_path / "a", actions, {"action_space": space}, {"observations": (np.zeros((3, 2)), None)})
+    buffer = ReplayBuffer.load(path)
+    assert buffer.spec.action_sizes == sizes
+    (episode,) = buffer.episodes()
+    assert episode.actions.tolist() == one_hot
+
+
+@pytest.mark.parametrize("is_ragged", [False, True])
+@pytest.mark.parametrize("shape", [(40, 32, 3), (40, 32)])
+def test_minari_stores_pictures_as_jpeg(tmp_path: Path, shape: tuple[int, ...], is_ragged: bool) -> None:
+    pictures = [np.frombuffer(png(level, 40, 32, codec="mjpeg"), np.uint8) for level in (50, 120, 200)]
+    longest = max(map(len, pictures))
+    if is_ragged:
+        column = np.empty(3, object)
+        column[:] = pictures
+        stored: Any = (column, h5py.vlen_dtype(np.uint8))
+    else:
+        stored = (np.stack([np.pad(picture, (0, longest - len(picture))) for picture in pictures]), np.uint8)
+    space = {"type": "Dict", "subspaces": {"eye": {"type": "Box", "dtype": "uint8", "shape": shape}}}
+    described = {"observation_space": space, "jpeg_encoding": True}
+    texts = (["find the ball"] * 3, h5py.string_dtype())
+    observations = {"observations/eye": stored, "observations/mission": texts}
+    path = minari_episode(tmp_path / "a", np.ones((2, 1)), described, observations)
+    buffer = ReplayBuffer.load(path)
+    assert buffer.spec.obs_shape == {"eye": shape}
+    (episode,) = buffer.episodes()
+    assert isinstance(episode.obs, dict)
+    assert isinstance(episode.final_obs, dict)
+    levels = [int(picture.mean()) for picture in (*episode.obs["eye"], episode.final_obs["eye"])]
+    assert levels == pytest.approx([50, 120, 200], abs=2)
+    assert dict(episode.meta) == {"language": "find the ball"}
+    if is_ragged:
+        (path.with_name("metadata.json")).unlink()
+        with pytest.raises(FileError, match="does not say that they are pictures"):
+            ReplayBuffer.load(path)
+
+
+def test_minari_with_pictures_that_are_no_jpeg(tmp_path: Path) -> None:
+    space = {"type": "Box", "dtype": "uint8", "shape": [32, 32, 3]}
+    raw = np.full((3, 32, 32, 3), 9, np.uint8)
+    path = minari_episode(
+        tmp_path / "a",
+        np.ones((2, 1)),
+        {"observation_space": space, "jpeg_encoding": True},
+        {"observations": (raw, None)},
+    )
+    (episode,) = ReplayBuffer.load(path).episodes()
+    assert np.asarray(episode.obs).tobytes() == raw[:2].tobytes()
+    path = minari_episode(
+        tmp_path / "b",
+        np.ones((2, 1)),
+        {"observation_space": space, "jpeg_encoding": True},
+        {"observations": (np.zeros((3, 100), np.uint8), None)},
+    )
+    with pytest.raises(FileError, match="neither PNG nor JPEG"):
+        ReplayBuffer.load(path)
 
 
 def zarr(path: Path, compressor: Any, ends: list[int]) -> Path:
@@ -249,7 +356,17 @@ def test_what_is_not_finite_is_refused_and_counted(tmp_path: Path) -> None:
 def test_what_no_format_knows(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     hdf5(tmp_path / "a.h5", lambda file: file.create_group("weights"))
-    for name, message in (("folder", "no format"), ("a.h5", "no layout"), ("missing", "does not exist")):
+    (tmp_path / "new.zarr").mkdir()
+    (tmp_path / "new.zarr" / "zarr.json").write_text("{}")
+    (tmp_path / "a.zarr.zip").write_bytes(b"PK")
+    cases = {
+        "folder": "no format",
+        "a.h5": "no layout",
+        "missing": "does not exist",
+        "new.zarr": "zarr_format=2",
+        "a.zarr.zip": "Unpack it first",
+    }
+    for name, message in cases.items():
         with pytest.raises(FileError, match=message):
             read_recording(tmp_path / name)
 
@@ -261,83 +378,3 @@ def test_the_suffix_says_what_is_written() -> None:
     for path, name, message in (("a.csv", None, "suffix"), ("a", "minari", "not written"), ("a", "hdf", "'hdf5'")):
         with pytest.raises(ConfigError, match=message):
             format_to_write(Path(path), name)
-
-
-def lerobot(path: Path, version: str, *, features: Any = None, discrete: bool = False) -> Path:
-    """Write two episodes of three and two frames, as one file each or as one for both."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    frames = 5
-    table = {
-        "observation.state": pa.FixedSizeListArray.from_arrays(np.repeat(np.arange(5.0), 2).astype(np.float32), 2),
-        "observation.force": pa.array([[[float(t)], [0.0]] for t in range(frames)]),  # lists in lists
-        "action": pa.array([0, 2, 1, 0, 1]) if discrete else pa.array([[t, 1.0, 2.0] for t in range(frames)]),
-        "next.reward": pa.array(np.arange(frames, dtype=np.float32)),
-        "next.done": pa.array([False, False, True, False, True]),
-        "episode_index": pa.array([0, 0, 0, 1, 1]),
-        "task_index": pa.array([1, 1, 1, 0, 0]),
-    }
-    kinds = {name: {"dtype": "float32"} for name in table} | {"observation.images.top": {"dtype": "video"}}
-    data, meta = path / "data" / "chunk-000", path / "meta"
-    data.mkdir(parents=True)
-    meta.mkdir()
-    (meta / "info.json").write_text(json.dumps({"codebase_version": version, "features": features or kinds}))
-    whole = pa.table(table)
-    if version == "v3.0":
-        parquet.write_table(whole, data / "file-000.parquet", row_group_size=2)
-        parquet.write_table(
-            pa.table({"task_index": [0, 1], "__index_level_0__": ["sort", "stack"]}), meta / "tasks.parquet"
-        )
-    else:
-        parquet.write_table(whole.slice(0, 3), data / "episode_000000.parquet")
-        parquet.write_table(whole.slice(3), data / "episode_000001.parquet")
-        lines = [json.dumps({"task_index": index, "task": task}) for index, task in enumerate(("sort", "stack"))]
-        (meta / "tasks.jsonl").write_text("\n".join(lines))
-    return path
-
-
-@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
-def test_lerobot(tmp_path: Path, version: str) -> None:
-    path = lerobot(tmp_path / "pusht", version)
-    assert detect_format(path) == "lerobot"
-    with read_recording(path) as recording:
-        assert (recording.num_episodes, recording.num_steps) == (2, 5)
-        assert recording.left_out == ("observation.images.top",)
-    buffer = ReplayBuffer.load(path)
-    assert buffer.spec.obs_shape == {"state": (2,), "force": (2, 1)}
-    first, second = buffer.episodes()
-    assert isinstance(first.obs, dict)
-    assert first.obs["state"].tolist() == [[0, 0], [1, 1], [2, 2]]
-    assert first.obs["force"][:, 0, 0].tolist() == [0, 1, 2]
-    assert second.actions[:, 0].tolist() == [3, 4]
-    assert second.rewards.tolist() == [3, 4]
-    assert (dict(first.meta), dict(second.meta)) == ({"language": "stack"}, {"language": "sort"})
-    assert (first.terminated, first.truncated, first.final_obs) == (False, True, None)
-
-
-def test_lerobot_with_discrete_actions(tmp_path: Path) -> None:
-    assert ReplayBuffer.load(lerobot(tmp_path / "a", "v2.1", discrete=True)).spec.action_sizes == (3,)
-
-
-@pytest.mark.parametrize("name", ["data/chunk-000/episode_000001.parquet", "meta/info.json", "meta/tasks.jsonl"])
-def test_a_damaged_file_of_lerobot_is_named(tmp_path: Path, name: str) -> None:
-    path = lerobot(tmp_path / "a", "v2.1")
-    content = (path / name).read_bytes()
-    (path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(FileError, match=Path(name).name):
-        ReplayBuffer.load(path)
-
-
-def test_a_link_out_of_a_folder_of_lerobot_is_not_followed(tmp_path: Path) -> None:
-    path = lerobot(tmp_path / "a", "v2.1")
-    file = path / "data" / "chunk-000" / "episode_000001.parquet"
-    file.rename(tmp_path / "elsewhere.parquet")
-    file.symlink_to(tmp_path / "elsewhere.parquet")
-    with pytest.raises(FileError, match="leads elsewhere"):
-        ReplayBuffer.load(path)
-
-
-def test_another_version_of_lerobot_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"v2\.1 or v3\.0"):
-        ReplayBuffer.load(lerobot(tmp_path / "a", "v1.6"))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 
@@ -56,6 +57,7 @@ def test_from_demonstrations_to_a_success_rate(folder: Path, capsys: pytest.Capt
     train = ["train", "--model", "bc", "--dataset", "data/reach.h5", "--max-steps", "4", "--save-every", "2", *TINY]
     out = printed(capsys, *train, "--eval-env", "reach", "--eval-episodes", "2", "--eval-every", "2")
     assert "global_step             4" in out
+    assert "Next: simscale eval checkpoints/final.pt --env reach" in out
     assert "eval/success_rate" in out
     config = torch.load(folder / "checkpoints" / "final.pt", weights_only=True)["config"]
     assert config["model_kwargs"] == {
@@ -67,6 +69,11 @@ def test_from_demonstrations_to_a_success_rate(folder: Path, capsys: pytest.Capt
     }
     found = json.loads(printed(capsys, "eval", "checkpoints/final.pt", "--env", "reach", "--episodes", "2", "--json"))
     assert found["n_episodes"] == 2
+    again = json.loads(printed(capsys, "eval", "checkpoints", "--env", "reach", "--episodes", "2", "--json"))
+    assert again["mean_return"] == found["mean_return"]  # the folder of a run means its last checkpoint
+    (folder / "checkpoints" / "final.pt").unlink()
+    printed(capsys, "eval", "checkpoints", "--env", "reach", "--episodes", "1", "--max-steps", "2")
+    assert "neither final.pt nor step_N.pt" in printed(capsys, "eval", "data", "--env", "reach", status=2)
     assert 0 <= found["success_low"] <= found["success_rate"]
     assert "mean_return" in printed(capsys, "eval", "random", "--episodes", "1", "--max-steps", "5")
 
@@ -109,15 +116,32 @@ def test_what_there_is_to_see(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert "ee_pos" in printed(capsys, "viz-dataset", "reach.h5", "--out", "data.html")
     printed(capsys, "viz-trajectory", "reach.h5", "--episode", "1", "--out", "episode.html")
     page = (folder / "episode.html").read_text()
-    assert all(name in page for name in ("actions", "rewards", "ee_pos"))
+    assert all(name in page for name in ("actions", "rewards", "ee_pos", 'class="line second"', "dashed"))
     assert "episodes 0 to 1; got 2" in printed(capsys, "viz-trajectory", "reach.h5", "--episode", "2", status=2)
+    assert "nothing.h5" in printed(capsys, "viz-trajectory", "nothing.h5", status=2)
+    for nothing in ("models", str(folder)):  # is no data, whatever else it may be
+        assert "viz" not in printed(capsys, "viz-dataset", nothing, status=2)
+    assert "Did you mean 'reach'?" in printed(capsys, "viz-env", "reech", status=2)
+    assert "Known: expert, random." in printed(capsys, "viz-env", "reach", "--policy", "expart", status=2)
     printed(capsys, "viz-env", "reach", "--out", "reach.gif", "--image-size", "32")
     assert (folder / "reach.gif").read_bytes()[:3] == b"GIF"
     assert (folder / "data.html").is_file()
 
 
+def test_every_episode_is_found_and_its_pictures(folder: Path, capsys: pytest.CaptureFixture[str]):
+    printed(capsys, "datagen", "--episodes", "3", "--image-size", "16", "--out", "reach.h5")
+    with h5py.File(folder / "reach.h5") as file:
+        returns = [float(file[f"episode_{number}/rewards"][:].sum()) for number in range(3)]
+    for number, value in enumerate(returns):
+        printed(capsys, "viz-trajectory", "reach.h5", "--episode", str(number), "--out", "episode.html")
+        page = (folder / "episode.html").read_text()
+        assert f"{value:.4g}" in page
+        assert "image, at even distances" in page
+
+
 def test_mistakes_are_one_message(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert "No model is called 'bcc'" in printed(capsys, "train", "--model", "bcc", status=2)
+    assert "Did you mean 'hidden_dim'" in printed(capsys, "train", "--set", "hiden_dim=8", status=2)
     assert "nothing.h5" in printed(capsys, "train", "--dataset", "nothing.h5", status=2)
     with pytest.raises(SystemExit):
         main(["train", "--max-steps", "0"])

@@ -142,6 +142,11 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
         return collated
 
     @property
+    def is_at_hand(self) -> bool:
+        """Whether batches are copies from memory, with no code run for each sample."""
+        return self.transform is None and isinstance(self._episodes, ReplayBuffer)
+
+    @property
     def num_episodes(self) -> int:
         """Number of episodes."""
         return self._episodes.num_episodes
@@ -167,6 +172,18 @@ class TrajectoryDataset(Dataset[dict[str, Any]]):
         found = self._episodes.statistics()
         kept = {_column(key) for key in self._columns} | {"obs", "actions", "rewards"}
         return {name: column for name, column in found.items() if name in kept}
+
+    def with_windows(self, seq_len: int, windows: WindowSpec, *, include_language: bool = False) -> TrajectoryDataset:
+        """Return the same episodes in other windows; nothing is read again.
+
+        Raises:
+            DataError: There is no instruction.
+        """
+        part = TrajectoryDataset.__new__(TrajectoryDataset)
+        part.__dict__.update(self.__dict__)
+        part.seq_len, part._spec, part.include_language = seq_len, windows, include_language
+        part._open(self._episodes)
+        return part
 
     def split(self, held_out: float = 0.1, *, seed: int = 0) -> tuple[TrajectoryDataset, TrajectoryDataset]:
         """Return two data sets, the second with the fraction `held_out` of the episodes.

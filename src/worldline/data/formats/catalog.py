@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from worldline.data.formats.chosen import ChosenRecording
 from worldline.errors import ConfigError, FileError, nearest
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def detect_format(path: str | os.PathLike[str]) -> str:
     for name, known in FORMATS.items():
         if name != "npz" and known.is_folder >= path.is_dir() and module_of(name).detect(path):
             return name
+    if (path / "zarr.json").is_file():
+        raise FileError(f"{path} is in zarr's format 3. Write it again with zarr.open_group(..., zarr_format=2).")
+    if path.suffixes[-2:] == [".zarr", ".zip"]:
+        raise FileError(f"{path} is an archive. Unpack it first, and give the folder {path.with_suffix('').name}.")
     if path.is_dir():
         raise FileError(f"{path} is a folder of no format that is known. Known: {_summaries()}.")
     with_magic = importlib.import_module("worldline.data.formats.hdf5_file")
@@ -86,19 +91,23 @@ def detect_format(path: str | os.PathLike[str]) -> str:
     return "npz"
 
 
-def read_recording(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Recording:
+def read_recording(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None, obs_keys: Sequence[str] | None = None
+) -> Recording:
     """Open a file or folder of any format that is read.
 
     Args:
         path: The file or folder.
         max_bytes: The most that its arrays may take, instead of `recording.check_size`'s limit.
+        obs_keys: The observations to read, where they are a dict; None: all.
 
     Raises:
         FileError: It is missing, damaged, hostile or of no format that is known.
-        DataError: Its arrays do not fit together.
+        DataError: Its arrays do not fit together, or there are no such observations.
         MissingPackageError: Its format needs a package that is not installed.
     """
-    return module_of(detect_format(path)).read(Path(path), max_bytes=max_bytes)
+    recording = module_of(detect_format(path)).read(Path(path), max_bytes=max_bytes)
+    return recording if obs_keys is None else ChosenRecording(recording, obs_keys)
 
 
 def format_to_write(path: Path, name: str | None = None) -> str:

@@ -2,8 +2,8 @@
 
     observations       [N, *obs]
     actions            [N, A]
-    rewards            [N]
-    terminals          [N]; 1 where an episode ended for good
+    rewards            [N], or [N, 1]
+    terminals          [N], or [N, 1]; 1 where an episode ended for good
     timeouts           [N], optional; 1 where a time limit cut it off
     next_observations  [N, *obs], optional
 
@@ -101,7 +101,7 @@ class D4RLRecording(Recording):
                 f"{self.path}: episode {index}",
                 obs={"obs": self._columns["observations"].read(start, end)},
                 actions=self._columns["actions"].read(start, end),
-                rewards=self._columns["rewards"].read(start, end),
+                rewards=_flat(self._columns["rewards"].read(start, end)),
                 terminated=bool(self._terminated[index]),
                 truncated=bool(self._truncated[index]),
                 final_obs=self._final_obs(index, end),
@@ -133,7 +133,7 @@ class D4RLRecording(Recording):
             return np.zeros(self.num_steps, dtype=bool)
         column = root.column(key)
         _check_rows(self.path, column, self.num_steps)
-        flags = column.read()
+        flags = _flat(column.read())
         if flags.ndim != 1 or not ((flags == 0) | (flags == 1)).all():
             raise DataError(f"{self.path}: {key} must be [{self.num_steps}] of 0 and 1. Correct it.")
         return flags.astype(bool)
@@ -156,6 +156,11 @@ class D4RLRecording(Recording):
         self._terminated, self._truncated, self._has_final_obs = (flag.astype(bool) for flag in flags)
         meta = own.column("meta").read().tobytes() if "meta" in own else None
         self._meta = [{}] * len(ends) if meta is None else meta_from_bytes(self.path, meta, len(ends))
+
+
+def _flat(column: Array) -> Array:
+    """Return `[N]`; some files of D4RL have rewards and terminals as `[N, 1]`."""
+    return column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
 
 
 def _check_rows(path: Path, column: Column, rows: int) -> None:

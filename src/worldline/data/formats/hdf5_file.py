@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from worldline.data.formats.chunks import MAX_BAND_BYTES, ChunkedRows, inflate
+from worldline.data.formats.hdf5_ragged import RaggedColumn, is_ragged
 from worldline.data.formats.recording import DAMAGED, MAX_META_BYTES, MAX_ROW_BYTES, Recording, check_size
 from worldline.episode import Array
 from worldline.errors import DataError, FileError, WorldlineError, nearest, shown
@@ -175,21 +176,44 @@ class Group:
             raise FileError(f"{self.file.path}: {self._path(key)} is a group. Expected an array of numbers.")
         return Column(self.file, item, self._path(key))
 
-    def columns(self, depth: int = 2) -> dict[str, Column]:
-        """Return all arrays of the group and of groups in it, by key, which has slashes where groups are nested.
+    def ragged(self, key: str) -> RaggedColumn | None:
+        """Return the array `key` in this group if its rows are bytes or texts of any length.
 
         Raises:
-            FileError: One is none that is read, or they are nested more than `depth` deep.
+            FileError: It is a link to elsewhere, or damaged.
+        """
+        import h5py
+
+        item = self._item(key)
+        with self.file.errors(self._path(key)):
+            is_one = isinstance(item, h5py.Dataset) and is_ragged(item)
+        return RaggedColumn(self.file, item, self._path(key)) if is_one else None
+
+    def columns(self, depth: int = 2, *, ragged: dict[str, RaggedColumn] | None = None) -> dict[str, Column]:
+        """Return all arrays of the group and of groups in it, by key, which has slashes where groups are nested.
+
+        Args:
+            depth: How deep they may be nested.
+            ragged: Where to put those whose rows are bytes or texts; None refuses them.
+
+        Raises:
+            FileError: One is none that is read, or they are nested too deeply.
         """
         found: dict[str, Column] = {}
         for key in self.keys:
             if not self.is_group(key):
-                found[key] = self.column(key)
+                if ragged is not None and (rows := self.ragged(key)) is not None:
+                    ragged[key] = rows
+                else:
+                    found[key] = self.column(key)
             elif depth == 0:
                 raise FileError(f"{self.file.path}: {self._path(key)} is nested too deeply. Expected arrays.")
             else:
-                inner = self.group(key).columns(depth - 1)
+                inner_ragged: dict[str, RaggedColumn] | None = None if ragged is None else {}
+                inner = self.group(key).columns(depth - 1, ragged=inner_ragged)
                 found |= {f"{key}/{name}": column for name, column in inner.items()}
+                if ragged is not None:
+                    ragged |= {f"{key}/{name}": column for name, column in (inner_ragged or {}).items()}
         return found
 
     def numbered(self, pattern: str) -> list[str]:

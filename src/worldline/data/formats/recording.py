@@ -40,6 +40,7 @@ class Recording(abc.ABC):
     capacity: int | None = None  # that the file asks a buffer for
     num_orphan_rows: int = 0  # rows of the file that belong to no episode, and are left out
     left_out: tuple[str, ...] = ()  # observations of the file that are not read
+    unread: frozenset[str] = frozenset()  # names of columns that nobody wants: `blocks` may come without them
     is_checked: bool = False  # whether opening has found all values to be finite
 
     @abc.abstractmethod
@@ -64,6 +65,7 @@ class Recording(abc.ABC):
                     check_finite(f"{self.path}, from episode {episode} on: {name}", values)
             episode += len(block.ends)
             yield block
+            del block  # before the next one is read
 
     def __enter__(self) -> Recording:
         return self
@@ -74,17 +76,17 @@ class Recording(abc.ABC):
         self.close()
 
 
-def check_size(path: Path, num_bytes: int, file_bytes: int, max_bytes: int | None) -> None:
+def check_size(path: Path, num_bytes: int, file_bytes: int, max_bytes: int | None, *, ratio: int = MAX_RATIO) -> None:
     """Check what the arrays of a file declare against what a file of its size can hold.
 
     Raises:
         FileError: They are beyond the limit.
     """
-    limit = max(FREE_BYTES, MAX_RATIO * file_bytes) if max_bytes is None else max_bytes
+    limit = max(FREE_BYTES, ratio * file_bytes) if max_bytes is None else max_bytes
     if num_bytes > limit:
         raise FileError(
             f"{path} has {file_bytes:,} bytes, but its arrays would take {num_bytes:,}; the limit is {limit:,}. If you "
-            f"trust the file, load it with max_bytes={num_bytes}."
+            f"trust the file, load it or `worldline convert` it with max_bytes={num_bytes}."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_a_transform_changes_every_sample(path: Path):
 def test_workers_read_the_same(path: Path, is_mapped: bool, context: str, monkeypatch: pytest.MonkeyPatch):
     if is_mapped:
         monkeypatch.setattr(loading, "IN_MEMORY_BYTES", 0)
-    dataset = TrajectoryDataset(path, 2, include_language=True)
+    dataset = TrajectoryDataset(path, 2, include_language=True, transform=None if is_mapped else as_it_is)
     assert path.with_name("reach.h5.columns").is_dir() is is_mapped
     part, _ = random_split(dataset, [0.5, 0.5], torch.Generator().manual_seed(0))
     loaders = [
@@ -119,7 +120,38 @@ def test_workers_read_the_same(path: Path, is_mapped: bool, context: str, monkey
     for _ in range(4):
         first, second = (unpack(loader.sample(3)) for loader in loaders)
         assert same(first, second)
+    assert len(multiprocessing.active_children()) == 1
     loaders[1].close()
+
+
+def as_it_is(sample: dict[str, Any]) -> dict[str, Any]:
+    return sample
+
+
+@pytest.mark.parametrize("is_part", [False, True])
+def test_what_is_in_memory_needs_no_workers(path: Path, is_part: bool):
+    dataset: Any = TrajectoryDataset(path)
+    chosen = random_split(dataset, [0.5, 0.5])[0] if is_part else dataset
+    loader = OrderedLoader(DataLoader(chosen, batch_size=3, shuffle=True, num_workers=1))
+    loader.sample(3)
+    assert multiprocessing.active_children() == []
+    asked = OrderedLoader(DataLoader(chosen, batch_size=3, num_workers=1, worker_init_fn=as_it_is))  # type: ignore[arg-type]
+    asked.sample(3)
+    assert len(multiprocessing.active_children()) == 1
+    asked.close()
+
+
+def test_other_windows_of_the_same_episodes(path: Path):
+    spec = WindowSpec(pad_end=True, closing_row=False)
+    dataset = TrajectoryDataset(path, obs_keys=["joint_pos"])
+    path.rename(path.with_name("elsewhere.h5"))  # nothing is read again
+    other = dataset.with_windows(4, spec, include_language=True)
+    expected = TrajectoryDataset(
+        path.with_name("elsewhere.h5"), 4, obs_keys=["joint_pos"], include_language=True, windows=spec
+    )
+    assert len(other) == len(expected)
+    assert all(same(other[index], expected[index]) for index in range(len(expected)))
+    assert dataset[0]["actions"].shape == (4,)  # as it was
 
 
 def test_a_pickled_data_set_is_the_same(path: Path):
