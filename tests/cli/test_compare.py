@@ -93,7 +93,7 @@ def test_the_best_is_held_against_each_other_one_on_the_same_episodes(finished, 
         assert item["p_value"] <= item["p_value_holm"] <= 3 * item["p_value"]
     capsys.readouterr()
     assert run("compare", "--out", finished, "--resume") == 0
-    assert f"{best} on the same episodes" in capsys.readouterr().out
+    assert f"{best} against others on the same episodes" in capsys.readouterr().out
     assert f"{best} against the others" in (finished / "report.html").read_text()
 
 
@@ -159,7 +159,10 @@ def test_sampled_actions_are_evaluated_anew(finished, tmp_path):
     assert "samples its actions" in (out / "report.html").read_text()
     likeliest = summary(finished)["models"]["bc:small"]["returns"]
     assert summary(out)["models"]["bc:small"]["returns"] != likeliest
-    assert run("compare", "--out", out, "--resume", "--deterministic") == 0  # in place of what was said before
+    for again in ([], ["--stochastic"]):  # both are what was said before
+        assert run("compare", "--out", out, "--resume", *again) == 0
+        assert "samples its actions" in (out / "report.html").read_text()
+    assert run("compare", "--out", out, "--resume", "--deterministic") == 0
     assert "takes its likeliest actions" in (out / "report.html").read_text()
     assert summary(out)["models"]["bc:small"]["returns"] == likeliest
 

@@ -149,7 +149,7 @@ def test_the_table_of_the_terminal_has_all_of_them(agent, shield, recorded, tmp_
     text = capsys.readouterr().out
     first = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
     assert first[:4] == [NO_SHIELD, CLIPPED, "quantile_shield", "random"]
-    assert "quantile_shield on the same episodes" in text
+    assert "quantile_shield against others on the same episodes" in text
     assert "effect size" in text
 
 
@@ -209,3 +209,9 @@ def test_a_map_without_projection_says_that_the_command_is_allowed(agent, shield
     policy = CommandedPolicy(load_model(agent / "final"), tuple(episode.commands[0].tolist()))
     names = [series.name for series in command_map_at(guard, policy, episode, 0).series]
     assert names == ["told, and allowed", "done"]
+    # Three steps later, three steps and what they paid are gone; CartPole pays 1 a step.
+    later = command_map_at(guard, CommandedPolicy(policy.model, (60.0, 40.0)), episode, 3)
+    told, *_, done = later.series
+    assert (told.x, told.y) == ([57.0], [37.0])
+    assert (done.x, done.y) == ([len(episode) - 3.0], [len(episode) - 3.0])
+    assert later.title.startswith(f"Step 3 of {len(episode)}")

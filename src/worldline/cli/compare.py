@@ -371,17 +371,17 @@ def _parse(arguments: Sequence[str]) -> CompareOptions:
     if options.resume and (options.out / COMPARE_CONFIG).is_file():
         given = options.config
         saved = runs.read_config(options.out / COMPARE_CONFIG, CompareConfig)
-        default = dataclasses.replace(
-            options, resume=False, config=dataclasses.replace(saved, settings=(), env_settings=())
-        )
+        blank = dataclasses.replace(saved, settings=(), env_settings=(), deterministic=False, stochastic=False)
+        default = dataclasses.replace(options, resume=False, config=blank)
         asked = parse(CompareOptions, arguments, command="compare", description=_DESCRIPTION, default=default)
+        way = given if given.deterministic or given.stochastic else saved
         config = dataclasses.replace(
             asked.config,
             settings=_merged(saved.settings, given.settings),
             env_settings=given.env_settings or saved.env_settings,
+            deterministic=way.deterministic,
+            stochastic=way.stochastic,
         )
-        if given.deterministic or given.stochastic:
-            config = dataclasses.replace(config, deterministic=given.deterministic, stochastic=given.stochastic)
         options = dataclasses.replace(asked, resume=True, config=config)
     if options.config.data is None or not options.config.env:
         raise ConfigError("Give the data file with --data FILE, and the environment to evaluate in with --env ENV.")

@@ -66,7 +66,7 @@ def _page(evaluation: Evaluation) -> Page:
     if options.shield is not None:
         shown["shield"] = str(options.shield)
     shown["actions"] = "the likeliest" if evaluation.deterministic else "sampled"
-    sections.append(Section(title="Settings", tables=[settings_table("Evaluation", shown)], is_folded=True))
+    sections.append(Section(title="Configuration", tables=[settings_table("Evaluation", shown)], is_folded=True))
     return Page(
         title=f"{options.model} in {options.env}",
         summary=f"Evaluated on {options.episodes} episodes.",

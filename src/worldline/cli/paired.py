@@ -64,7 +64,7 @@ class Paired:
     @property
     def title(self) -> str:
         """What stands above the table."""
-        return f"{self.name} on the same episodes"
+        return f"{self.name} against others on the same episodes"
 
     def numbers(self) -> list[dict[str, Any]]:
         """Return the comparisons as JSON has them; null where a number cannot be said."""
