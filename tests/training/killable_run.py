@@ -1,4 +1,4 @@
-"""Short training runs in processes of their own, for the tests that kill them.
+"""Short training runs in one or two processes of their own, for the tests that kill them.
 
 The processes are forks of one that has imported torch, so that starting one costs milliseconds.
 """
@@ -13,9 +13,10 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 
 from envs.counting import Counting
 from training.faulty_disk import written_by
+from training.rank_pool import Rendezvous
+from training.ranked import make_buffer
 from training.tiny_training import TinyModel, TinySampler, make_config
 from worldline import files
 from worldline.batch import Batch
@@ -48,15 +51,19 @@ from worldline.training.interrupts import Interrupts
 TOTAL_STEPS = 24
 SAVE_INTERVAL = 5
 MODES = ("offline", "background", "online", "rollback")
+_MAX_SECONDS = 120  # without a word from any process
+_SAVES = {CheckpointCallback._save.__code__, CheckpointCallback._write.__code__}  # the latter perhaps in a thread
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Of one process."""
+    """Of one run."""
 
     directory: Path
     mode: str = "offline"  # "background" writes so, "online" collects its data, "rollback" has batches with NaN
-    pause_at: int = 0  # the operation on the disk before which (if it is a write, in which) to wait for being killed
+    num_ranks: int = 1  # processes that train together
+    # The operation on the disk before which (if it is a write, in which) the first process waits for being killed.
+    pause_at: int = 0
     total_steps: int = TOTAL_STEPS
     save_interval: int = SAVE_INTERVAL
     flushes: bool = False  # a process that is killed loses nothing that it has written, so that most tests do without
@@ -75,9 +82,11 @@ class Pausing:
             if written := written_by(operation, args):
                 operation(*args, **kwargs)
                 os.truncate(written, written.stat().st_size // 2)
-            self.pipe.send(("paused", self.num_calls, time.monotonic()))
-            while True:
-                time.sleep(3600)
+            is_in_save = any(frame.f_code in _SAVES for frame, _ in traceback.walk_stack(None))
+            self.pipe.send(("paused", int(is_in_save), time.monotonic()))
+            with contextlib.suppress(EOFError, ConnectionResetError):
+                self.pipe.recv()  # nothing comes but the end of the test process, which nothing here shall outlive
+            os._exit(1)
         return None if operation is os.fsync and not self.flushes else operation(*args, **kwargs)
 
 
@@ -138,11 +147,13 @@ class ActingModel(nn.Module):
         return nn.functional.one_hot(choice, 2).float(), None
 
 
-def train(settings: Settings, pipe: Connection) -> None:
+def train(settings: Settings, environment: Mapping[str, str], pipe: Connection) -> None:
     """Train in this process, resuming if there is something to resume, and say how many operations it took."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    disk = files.change = Pausing(pipe, settings.pause_at, flushes=settings.flushes)  # type: ignore[assignment]
-    if settings.pause_at:
+    pause_at = settings.pause_at if environment["RANK"] == "0" else 0
+    disk = files.change = Pausing(pipe, pause_at, flushes=settings.flushes)  # type: ignore[assignment]
+    if pause_at:
         AnnouncingInterrupts.pipe = pipe
         trainer_module.Interrupts = AnnouncingInterrupts  # type: ignore[misc]
     callbacks: list[Callback] = [
@@ -163,15 +174,16 @@ def train(settings: Settings, pipe: Connection) -> None:
         data: Any = _open_sampler(model, settings.directory / "replay")
         callbacks.append(DataCallback(data))
     else:
-        model, data = TinyModel(algorithm="laprop", eps=1e-20, agc=0.3), TinySampler()
+        model, data = TinyModel(algorithm="laprop", eps=1e-20, agc=0.3), make_buffer()
     config = make_config(total_steps=settings.total_steps)
     if settings.mode == "rollback":
         data = TinySampler(poisoned=(4, 11, 12, 20))
         config = dataclasses.replace(config, on_anomaly="rollback", ema_decay=0.9, num_micro_batches=2)
-    trainer = Trainer(model, config, callbacks)
     checkpoints = settings.directory / "checkpoints"
+    resume_from = checkpoints if list_checkpoints(checkpoints) else None  # before the processes meet: none writes yet
+    trainer = Trainer(model, config, callbacks)
     try:
-        trainer.train(data, resume_from=checkpoints if list_checkpoints(checkpoints) else None)
+        trainer.train(data, resume_from=resume_from)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     pipe.send(("finished", disk.num_calls, time.monotonic()))
@@ -187,48 +199,102 @@ def _open_sampler(model: Any, directory: Path) -> OnlineSampler:
     )
 
 
-class Process:
-    """A run in a process of its own.
+class Run:
+    """A run in processes of its own; if one of them fails, the others are asked to end, as `torchrun` asks them.
 
-    Attributes:
-        events: What it has said so far, and when: ("step" or "saved", number, time), ("paused" or "finished", number of
-            operations, time).
+    A context that leaves no process behind.
     """
 
     def __init__(self, settings: Settings) -> None:
         _warm_up()
+        self._rendezvous = Rendezvous(settings.num_ranks)
+        self._processes: list[_Process] = []
+        try:
+            for rank in range(settings.num_ranks):
+                self._processes.append(_Process(settings, self._rendezvous.environment(rank)))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._processes:
+            process.signal(signal.SIGKILL)
+            process.join()
+
+    @property
+    def events(self) -> list[tuple[str, int, float]]:
+        """What the first process has said so far: (kind, number, time).
+
+        The number is the step of "step" and "saved", 1 inside a save and 0 elsewhere of "paused", that of the signal of
+        "noted", and the operations on the disk so far of "finished".
+        """
+        return self._processes[0].events
+
+    def wait_for(self, kind: str, number: int = 0, *, rank: int = 0) -> bool:
+        """Wait until a process says `kind` with at least `number`; return False if it ended before."""
+        process = self._processes[rank]
+        while not (process.events and process.events[-1][0] == kind and process.events[-1][1] >= number):
+            if not process.hear():
+                return False
+        return True
+
+    def signal(self, number: int, *, rank: int = 0) -> float:
+        """Send a process a signal and return when that was."""
+        return self._processes[rank].signal(number)
+
+    def end(self) -> list[int]:
+        """Wait until all end and return their exit statuses; minus the number of the signal that killed one."""
+        running = {process.pipe: process for process in self._processes}
+        while running:
+            ready = wait(list(running), timeout=_MAX_SECONDS)
+            if not ready:
+                raise TimeoutError(f"{len(running)} processes have said nothing for {_MAX_SECONDS} s.")
+            for pipe in [pipe for pipe in ready if not running[pipe].hear()]:  # type: ignore[index]
+                if running.pop(pipe).join() != 0:  # type: ignore[call-overload]
+                    for other in running.values():
+                        other.signal(signal.SIGTERM)
+        return [process.join() for process in self._processes]
+
+
+class _Process:
+    """One of the processes of a run, and what it has said so far."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("forkserver")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=train, args=(settings, theirs))
+        self.events: list[tuple[str, int, float]] = []
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=train, args=(settings, environment, theirs))
         self._process.start()
         theirs.close()
         assert self._process.pid is not None
         # Where there are none (macOS), the number might be another process's by then, if rarely.
         self._descriptor = os.pidfd_open(self._process.pid) if sys.platform == "linux" else None
-        self.events: list[tuple[str, int, float]] = []
 
-    def wait_for(self, kind: str, number: int = 0) -> bool:
-        """Wait until it says `kind` with at least `number`; return False if it ended before."""
-        while not (self.events and self.events[-1][0] == kind and self.events[-1][1] >= number):
-            try:
-                self.events.append(self._pipe.recv())
-            except (EOFError, ConnectionResetError):
-                return False
+    def hear(self) -> bool:
+        """Wait until it says something; return False if it ends instead."""
+        if not self.pipe.poll(_MAX_SECONDS):
+            raise TimeoutError(f"A process has said nothing for {_MAX_SECONDS} s, after {self.events[-1:]}.")
+        try:
+            self.events.append(self.pipe.recv())
+        except (EOFError, ConnectionResetError):
+            return False
         return True
 
     def signal(self, number: int) -> float:
-        """Send it a signal and return when that was."""
-        assert self._process.pid is not None
-        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-            if self._descriptor is None:
-                os.kill(self._process.pid, number)
-            else:
-                signal.pidfd_send_signal(self._descriptor, number)
+        if self._process.exitcode is None:
+            assert self._process.pid is not None
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                if self._descriptor is None:
+                    os.kill(self._process.pid, number)
+                else:
+                    signal.pidfd_send_signal(self._descriptor, number)
         return time.monotonic()
 
-    def end(self) -> int:
-        """Wait until it ends and return its exit status; minus the number of the signal that killed it."""
-        self.wait_for("nothing that it says")
+    def join(self) -> int:
+        """Wait until it has ended, and return its exit status."""
         self._process.join()
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -257,7 +323,8 @@ def _warm_up() -> None:
     root = str(Path(__file__).parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([root, *([before] if before else [])])
     try:
-        forkserver.set_forkserver_preload([__name__])
+        # DistributedDataParallel imports the second one when it is first built, for more than a second.
+        forkserver.set_forkserver_preload([__name__, "torch._dynamo"])
         forkserver.ensure_running()
     finally:
         if before is None:

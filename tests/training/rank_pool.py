@@ -14,6 +14,27 @@ from typing import Any
 _SECONDS = 120
 
 
+class Rendezvous:
+    """Where the processes of one group find each other: the store is here, so that no port is guessed."""
+
+    def __init__(self, num_ranks: int) -> None:
+        import torch.distributed as dist
+
+        self._num_ranks = num_ranks
+        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def environment(self, rank: int) -> dict[str, str]:
+        """Return what `torchrun` would set for a process."""
+        return {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(self._num_ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self._store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+
+
 class RankPool:
     """Processes, started when a `run` first needs so many, and again after a failure.
 
@@ -25,24 +46,20 @@ class RankPool:
 
     def _start(self, size: int) -> None:
         context = multiprocessing.get_context("spawn")
-        for rank in range(len(self._workers), size):
+        while len(self._workers) < size:
             own, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, rank), daemon=True)
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
             self._workers.append((process, own))
 
     def run(self, function: Callable[..., Any], num_ranks: int, **arguments: Any) -> list[Any]:
         """Return what `function(**arguments)` returned in each process, in the order of their ranks."""
-        import torch.distributed as dist
-
         self._start(num_ranks)
-        # The store is here, so that no port is guessed.
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        environment = {"WORLD_SIZE": str(num_ranks), "MASTER_PORT": str(store.port)}
+        rendezvous = Rendezvous(num_ranks)
         pipes = {own: rank for rank, (_, own) in enumerate(self._workers[:num_ranks])}
-        for pipe in pipes:
-            pipe.send((environment, function.__module__, function.__qualname__, arguments))
+        for pipe, rank in pipes.items():
+            pipe.send((rendezvous.environment(rank), function.__module__, function.__qualname__, arguments))
         results: dict[int, Any] = {}
         while pipes:
             ready = wait(list(pipes), timeout=_SECONDS)
@@ -66,19 +83,11 @@ class RankPool:
         self._workers = []  # the next test gets new ones
 
 
-def _work(pipe: Connection, rank: int) -> None:
+def _work(pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    os.environ.update(
-        {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "MASTER_ADDR": "127.0.0.1",
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-        }
-    )
     while True:
         try:
             environment, module, name, arguments = pipe.recv()
