@@ -14,6 +14,7 @@ from worldline.errors import ConfigError
 from worldline.models import act, diffusion_policy, flow_policy, vla
 from worldline.models.act import ACT
 from worldline.models.base import build_outline, num_trained
+from worldline.models.tokens import ImageTokens, TextTokens
 from worldline.models.vla import VLA, VLAConfig
 
 # For observations of 20 numbers and 2 actions; of vla, an image of 64 x 64 and an instruction of 32 bytes besides
@@ -29,9 +30,9 @@ NUM_PARAMETERS = {
     "flow_policy:small": 5_175_712,
     "flow_policy:unet": 4_493_762,
     "flow_policy:paper": 63_488_642,
-    "vla:tiny": 233_184,
-    "vla:small": 6_254_368,
-    "vla:base": 42_918_432,
+    "vla:tiny": 242_368,
+    "vla:small": 6_389_312,
+    "vla:base": 44_109_632,
 }
 
 
@@ -129,3 +130,39 @@ def test_vla_reads_its_instruction(head: str):
     assert chunks.isfinite().all()
     assert (chunks[0] - chunks[1]).abs().max() > 1e-3
     assert torch.equal(as_floats, chunks)
+
+
+def test_text_is_read_alike_however_much_padding_follows_it():
+    torch.manual_seed(0)
+    exact, padded = TextTokens(8, 16), TextTokens(18, 16)
+    shared = {name: value for name, value in exact.state_dict().items() if "positions" not in name}
+    padded.load_state_dict(shared, strict=False)
+    for tokens in (exact, padded):
+        torch.nn.init.zeros_(tokens.positions.vectors)
+    text = torch.tensor([list(b"go right"), list(b"go\0\0\0\0\0\0")])
+    words, is_real, instruction = exact(text)
+    more_words, more_real, same_instruction = padded(torch.nn.functional.pad(text, (0, 10)))
+    assert is_real.tolist() == [[True, True], [True, False]]
+    assert more_real.tolist() == [[True, True, False, False, False], [True, False, False, False, False]]
+    torch.testing.assert_close(same_instruction, instruction)
+    torch.testing.assert_close(more_words[:, :2], words)
+
+
+def test_the_instruction_says_which_places_count():
+    """Two bright spots in two channels: one instruction finds the one, another the other."""
+    images = torch.zeros(2, 1, 2, 16, 16)
+    images[:, 0, 0, 4, 8] = images[:, 0, 1, 12, 2] = 1.0
+    tokens = ImageTokens((2, 16, 16), 1, 2, (8,), has_text=True)
+    tokens.features = torch.nn.MaxPool2d(2)  # a map of 8 x 8
+    tokens.modulation = torch.nn.Identity()  # the instruction is the scales and shifts themselves
+    with torch.no_grad():
+        for parameter in (tokens.points.project.bias, tokens.places.weight, tokens.places.bias):
+            parameter.zero_()
+        tokens.positions.vectors.zero_()
+        tokens.points.project.weight.fill_(100.0)
+        tokens.places.weight[0, :32] = tokens.places.weight[1, 32:] = 1 / 32  # the mean row, the mean column
+    instructions = torch.tensor([[0.0, -1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]])
+    found = tokens(images, instructions)[:, 0]
+    steps = torch.linspace(-1, 1, 8)
+    expected = torch.tensor([[steps[2], steps[4]], [steps[6], steps[1]]])
+    torch.testing.assert_close(found, expected)

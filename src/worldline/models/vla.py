@@ -2,8 +2,9 @@
 
 The scheme of Octo (Octo Model Team: "Octo: An Open-Source Generalist Robot Policy", RSS 2024): all observations become
 tokens, a read-out token gathers what matters for acting, and a head of choice makes a chunk of actions of it: one
-regressed, one denoised or one carried by a flow. Everything is learnt from the demonstrations; nothing is pretrained,
-so that instructions are the words of the data and no others.
+regressed, one denoised or one carried by a flow. The instruction also modulates what is seen in the images, as in RT-1
+(Brohan et al.: "RT-1: Robotics Transformer for Real-World Control at Scale", RSS 2023). Everything is learnt from the
+demonstrations; nothing is pretrained, so that instructions are the words of the data and no others.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class VLA(ChunkPolicy):
         super().__init__(config, kind="range")
         self.config: VLAConfig = config
         self.tokens = TokenEncoder(self.inputs.layout, config.num_obs, config.size, config.image_widths)
-        self.readout = nn.Parameter(0.02 * torch.randn(1, config.size))
+        self.readout = nn.Parameter(torch.randn(1, config.size))
         self.transformer = Transformer(
             config.size, config.layers, config.heads, units=config.units, dropout=config.dropout
         )

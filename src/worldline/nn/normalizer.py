@@ -61,6 +61,7 @@ class Normalizer(nn.Module):
         self.shift.copy_(shift)
         self.scale.copy_(scale.masked_fill(constant, 1.0))
         self.fitted.fill_(True)
+        self._is_fitted = True
 
     def forward(self, values: Tensor) -> Tensor:
         """Return `values [..., *shape]` normalised, as float.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldline.ops.attention import attend
 
-_STD = 0.02  # of learnt positions at the beginning
+_STD = 1.0  # of learnt positions at the beginning: as large as what they are added to
 
 
 class Attention(nn.Module):
