@@ -29,20 +29,15 @@ import torch
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.make import make_env
+from worldline.evaluation.commands import agreement, commands_in
 from worldline.evaluation.rollout import evaluate_policy
 from worldline.evaluation.statistics import mean_interval95
 from worldline.models.commanded import CommandedPolicy
-from worldline.report.svg import LineChart, Series, line_chart
+from worldline.report.svg import LineChart, Series, line_chart, standalone
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "commands"
-STYLE = (
-    "<style>svg{font:12px sans-serif;background:#fff}.accent{--c:#1a56db}.second{--c:#c2410c}.third{--c:#15803d}"
-    ".muted{--c:#777}path,polyline{fill:none}.line{stroke:var(--c);stroke-width:1.5}.dashed{stroke-dasharray:5 4}"
-    ".dot{fill:var(--c)}.hover{fill:none}.grid{stroke:#ddd}.axis{stroke:#999}text{fill:#333}</style>"
-)
 NUM_COMMANDS, NUM_EPISODES, EVAL_SEED = 10, 50, 1_000_000
-TAILS = 0.05  # of the episodes with the least and the greatest returns lie outside the commands
 # How the returns of commands are spaced, and whether the likeliest actions are taken instead of samples
 EVEN = "evenly spaced"
 KINDS = {EVEN: ("even", False), "quantiles": ("quantiles", False), "likeliest actions": ("even", True)}
@@ -142,7 +137,7 @@ def obey(protocol: Protocol, folder: Path) -> list[dict[str, Any]]:
     buffer = ReplayBuffer.load(folder / "data.npz")
     done = []
     for kind, (spacing, deterministic) in KINDS.items():
-        for command in commands_of(buffer, spacing):
+        for command in commands_in(buffer, NUM_COMMANDS, spacing=spacing):
             start = time.process_time()
             result = evaluate_policy(
                 lambda: make_env(protocol.env, **settings),
@@ -164,40 +159,10 @@ def obey(protocol: Protocol, folder: Path) -> list[dict[str, Any]]:
     return done
 
 
-def commands_of(buffer: ReplayBuffer, spacing: str) -> list[tuple[float, float]]:
-    """Return commands that the data hold, with the steps that go with each return.
-
-    The returns are those of evenly spaced shares of the episodes ("quantiles"), or evenly spaced themselves ("even"),
-    which asks as often for what is rare. The steps are the median of the 2% of all episodes with the nearest returns.
-    """
-    returns = np.array([episode.rewards.sum(dtype=np.float64) for episode in buffer.episodes()])
-    steps = np.array([len(episode) for episode in buffer.episodes()])
-    shares = np.linspace(TAILS, 1 - TAILS, NUM_COMMANDS)
-    quantiles = np.quantile(returns, shares)
-    wanted = quantiles if spacing == "quantiles" else np.linspace(quantiles[0], quantiles[-1], NUM_COMMANDS)
-    commands = []
-    for value in wanted:
-        near = np.argsort(np.abs(returns - value), kind="stable")[: max(1, len(returns) // 50)]
-        commands.append((float(np.sort(steps[near])[len(near) // 2]), float(value)))
-    return commands
-
-
-def agreement(told: Any, done: Any) -> dict[str, float]:
-    """Return how what was done `[commands, episodes]` goes with what was told `[commands]`."""
-    told, done = np.asarray(told, dtype=float), np.asarray(done, dtype=float)
-    each = np.repeat(told, done.shape[1])
-    return {
-        "spearman": spearman(told, done.mean(1)),
-        "slope": float(np.polyfit(told, done.mean(1), 1)[0]),
-        "episode_spearman": spearman(each, done.ravel()),
-        "mean_distance": float(np.abs(each - done.ravel()).mean()),
-    }
-
-
 def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what some commands came to."""
     return {
-        **agreement([item["return"] for item in measured], [item["returns"] for item in measured]),
+        **dataclasses.asdict(agreement([item["return"] for item in measured], [item["returns"] for item in measured])),
         "commands": [
             {
                 **{key: item[key] for key in ("steps", "return")},
@@ -208,15 +173,6 @@ def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
             for item in measured
         ],
     }
-
-
-def spearman(x: Any, y: Any) -> float:
-    """Return Spearman's rank correlation of `x [N]` and `y [N]`; equal values share the mean of their ranks."""
-    ranks = []
-    for values in (x, y):
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
-    return float(np.corrcoef(ranks)[0, 1])
 
 
 def write(name: str, protocol: Protocol, runs: Path) -> None:
@@ -251,6 +207,7 @@ def draw(name: str, seeds: dict[str, Any]) -> None:
             x=[command["return"] for command in found[EVEN]["commands"]],
             y=[command["obtained_return"] for command in found[EVEN]["commands"]],
             color=color,
+            intervals=[tuple(command["interval95"]) for command in found[EVEN]["commands"]],
         )
         for (seed, found), color in zip(seeds.items(), ("accent", "second", "third"), strict=False)
     ]
@@ -259,9 +216,7 @@ def draw(name: str, seeds: dict[str, Any]) -> None:
     drawn = line_chart(
         LineChart(title=name, series=lines, x_label="return that was asked for", y_label="mean return of 50 episodes")
     )
-    end = drawn.index(">")
-    head = drawn[:end] if "xmlns=" in drawn[:end] else drawn[:end] + ' xmlns="http://www.w3.org/2000/svg"'
-    (RESULTS / f"{name}.svg").write_text(head + ">" + STYLE + drawn[end + 1 :] + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.svg").write_text(standalone(drawn), encoding="utf-8")
 
 
 if __name__ == "__main__":

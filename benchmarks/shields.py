@@ -4,10 +4,11 @@
     python benchmarks/shields.py gaussian        # log_prob against a known density; solvers and steps
     python benchmarks/shields.py speed           # against the arithmetic of the network, and one state at a time
     python benchmarks/shields.py lunarlander     # false alarms, detection, projection: three shields on recorded data
+    python benchmarks/shields.py plots           # false alarms at several alphas, densities and boundaries in a state
     python benchmarks/shields.py agent           # an agent under possible and impossible commands, five ways
 
-`lunarlander` collects and trains what is not there yet; `agent` needs it, and trains upside-down RL if need be. A run
-that was stopped goes on where it was. Writes results/shields/NAME.json and plots beside it.
+What is not there yet is collected and trained; `plots` needs `lunarlander`, and so does `agent`. A run that was stopped
+goes on where it was. Writes results/shields/NAME.json and plots beside it.
 """
 
 from __future__ import annotations
@@ -34,22 +35,25 @@ from worldline.create import create_model, load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.make import make_env
 from worldline.evaluation.rollout import collect_episodes
-from worldline.evaluation.shields import CommandRows, evaluate_projection, evaluate_shield, is_flagged, one_row_each
+from worldline.evaluation.shields import (
+    CommandRows,
+    calibration_curve,
+    command_map,
+    evaluate_projection,
+    evaluate_shield,
+    one_row_each,
+)
 from worldline.evaluation.statistics import mean_interval95, wilson_interval
 from worldline.memory import keep_freed_memory
 from worldline.models.commanded import CommandedPolicy
 from worldline.models.shielded import ShieldedPolicy
 from worldline.models.shields import BaseShield
 from worldline.ops.linear import product
-from worldline.report.svg import LineChart, Series, line_chart
+from worldline.report.command_figures import calibration_chart, command_map_chart
+from worldline.report.svg import LineChart, line_chart, standalone
 from worldline.statistics import ColumnStatistics
 
 RESULTS = Path(__file__).parent / "results" / "shields"
-STYLE = (
-    "<style>svg{font:12px sans-serif;background:#fff}.accent{--c:#1a56db}.second{--c:#c2410c}.third{--c:#15803d}"
-    ".muted{--c:#777}path,polyline{fill:none}.line{stroke:var(--c);stroke-width:1.5}.dashed{stroke-dasharray:5 4}"
-    ".dot{fill:var(--c)}.hover{fill:none}.grid{stroke:#ddd}.axis{stroke:#999}text{fill:#333}</style>"
-)
 SHIELDS = {"quantile": 4000, "diffusion": 6000, "flow_matching": 6000}  # optimiser steps of each
 TRAINING = (
     "--sequence-length 1 --batch-size 1024 --learning-rate 1e-3 --schedule cosine --warmup-steps 200 --grad-clip 10 "
@@ -58,6 +62,7 @@ TRAINING = (
 ALPHAS = (0.01, 0.05, 0.1)
 LUNAR = "LunarLander-v3 --env-set continuous=true"
 NUM_EPISODES, EVAL_SEED = 100, 2_000_000
+STATE = 3  # of the held-out rows: where densities are drawn
 IMPOSSIBLE = ((100.0, 400.0), (30.0, 250.0), (300.0, 1000.0))
 
 
@@ -237,7 +242,7 @@ def lunarlander(out: Path, seed: int) -> list[dict[str, Any]]:
     calibration, test = held_out.split(0.5, seed=seed)
     scale = torch.from_numpy(train.statistics()["commands"].std).float()
     wanted = random_commands(one_row_each(test, seed=seed), 10_000, train, seed)
-    rows, curve = [], {}
+    rows = []
     for name in SHIELDS:
         shield = load_model(folder / name / "final")
         assert isinstance(shield, BaseShield)
@@ -260,15 +265,9 @@ def lunarlander(out: Path, seed: int) -> list[dict[str, Any]]:
                 projection = evaluate_projection(shield, wanted, scale=scale)
                 row |= {f"projection: {key}": value for key, value in dataclasses.asdict(projection).items()}
                 row["projection_seconds"] = round(time.process_time() - start, 1)
-                draw_density(shield, one_row_each(test, seed=seed), name)
             print(row, flush=True)
             rows.append(row)
-        curve[name] = [rate_over_splits(shield, held_out, alpha) for alpha in CURVE]
-    draw_calibration(curve)
     return rows
-
-
-CURVE = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 
 def prepare(out: Path, seed: int) -> Path:
@@ -307,18 +306,6 @@ def random_commands(rows: CommandRows, num: int, train: ReplayBuffer, seed: int)
     return CommandRows(states=chosen.states, commands=commands)
 
 
-def rate_over_splits(shield: BaseShield, held_out: ReplayBuffer, alpha: float, num_splits: int = 3) -> float:
-    """Return the mean rate of false alarms over several divisions into calibration and test."""
-    rates = []
-    before = {name: value.clone() for name, value in shield.state_dict().items()}
-    for split in range(num_splits):
-        calibration, test = held_out.split(0.5, seed=100 + split)
-        shield.calibrate(calibration, alpha, seed=split)
-        rates.append(is_flagged(shield, one_row_each(test, seed=split)).mean())
-    shield.load_state_dict(before)
-    return float(np.mean(rates))
-
-
 # An agent
 
 
@@ -337,7 +324,7 @@ def agent(out: Path, seed: int) -> list[dict[str, Any]]:
     rows = []
     for command in (feasible, *IMPOSSIBLE):
         for name in ("none", "clip", *SHIELDS):
-            policy: Any = CommandedPolicy(Unclamped(model) if name == "none" else model, command)
+            policy: Any = CommandedPolicy(model, command, clips=name != "none")
             if name in SHIELDS:
                 shield: Any = load_model(folder / name / "calibrated")
                 policy = ShieldedPolicy(policy, shield)
@@ -367,75 +354,56 @@ def agent(out: Path, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-class Unclamped:
-    """A commanded model that is told commands as they are, however far from its data."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    @property
-    def command_range(self) -> tuple[Tensor, Tensor]:
-        """Any steps from 1 on, any return."""
-        low, _ = self.model.command_range
-        return low.new_tensor([1.0, -torch.inf]), low.new_tensor([torch.inf, torch.inf])
-
-    def choose(self, obs: Any, commands: Tensor, *, deterministic: bool = False) -> Tensor:
-        """Choose as the model does."""
-        actions: Tensor = self.model.choose(obs, commands, deterministic=deterministic)
-        return actions
-
-
 # Plots
 
 
-def draw_calibration(curve: dict[str, list[float]]) -> None:
-    """Write the rate of false alarms over alpha."""
-    colors = dict(zip(SHIELDS, ("accent", "second", "third"), strict=True))
-    series = [Series(name=name, x=CURVE, y=values, color=colors[name]) for name, values in curve.items()]
-    series.append(Series(name="as promised", x=CURVE, y=CURVE, color="muted", is_dashed=True))
-    chart = LineChart(title="False alarms", series=series, x_label="alpha", y_label="flagged share")
-    write_svg("calibration", line_chart(chart))
+def plots(out: Path, seed: int) -> list[dict[str, Any]]:
+    """Draw the false alarms over alpha, and for each shield what it allows in the state of one held-out row."""
+    folder = prepare(out, seed)
+    train, held_out = (ReplayBuffer.load(folder / f"{name}.npz") for name in ("train", "held_out"))
+    calibration, test = held_out.split(0.5, seed=seed)
+    row = one_row_each(test, seed=seed).at(torch.tensor([STATE]))
+    shields = {name: load_model(folder / name / "calibrated") for name in SHIELDS}
+    rows, curves = [], {}
+    for name, shield in shields.items():
+        assert isinstance(shield, BaseShield)
+        draw_density(shield, row, train, name)
+        curve = calibration_curve(shield, calibration, test, seed=seed)
+        curves[name] = [(point.alpha, point.rate, point.interval95) for point in curve]
+        rows += [
+            {"shield": name, **dataclasses.asdict(point), "interval95": [round(end, 4) for end in point.interval95]}
+            for point in curve
+        ]
+    write_chart("calibration", calibration_chart(curves))
+    return rows
 
 
-def draw_density(shield: BaseShield, rows: CommandRows, name: str, *, cells: int = 44, index: int = 3) -> None:
-    """Write the density at one state: shade by score, the boundary, a command beyond it and its projection."""
-    assert isinstance(rows.states, Tensor)
-    state = rows.states[index : index + 1]
-    low, high = torch.tensor([1.0, -600.0]), torch.tensor([600.0, 400.0])
-    xs, ys = (torch.linspace(float(low[axis]), float(high[axis]), cells) for axis in range(2))
-    grid = torch.cartesian_prod(xs, ys)
-    scores = shield.command_score(state.expand(len(grid), -1), grid)
-    limit = float(shield.thresholds[0])
-    size = 400 / cells
-    parts = [
-        f'<rect x="{(i // cells) * size:.1f}" y="{400 - (i % cells + 1) * size:.1f}" width="{size:.1f}" '
-        f'height="{size:.1f}" fill="{"#1a56db" if value <= limit else "#777"}" '
-        f'opacity="{0.9 * math.exp(-max(value, 0.0) / (2 * limit)):.2f}"/>'
-        for i, value in enumerate(scores.tolist())
-        if value < 12 * limit
-    ]
-    command = torch.tensor([[100.0, 380.0]])
-    marks = ((command, "#c2410c"), (shield.project(state, command), "#15803d"), (rows.commands[index][None], "#000"))
-    for point, color in marks:
-        at = ((point[0] - low) / (high - low)).clamp(0, 1).tolist()
-        parts.append(f'<circle cx="{at[0] * 400:.1f}" cy="{400 - at[1] * 400:.1f}" r="5" fill="{color}"/>')
-    text = "steps (1 to 600) across, return (-600 to 400) up; blue: allowed; orange: command; green: projection"
-    parts.append(f'<text x="0" y="418">{name}: {text}; black: obeyed</text>')
-    write_svg(
-        f"density-{name}", f'<svg viewBox="0 0 640 424" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+def draw_density(shield: BaseShield, row: CommandRows, train: ReplayBuffer, name: str) -> None:
+    """Write what the shield says of commands in the state of `row`: one beyond it, its projection, what was obeyed."""
+    column = train.statistics()["commands"]
+    low, high = (tuple(map(float, limits)) for limits in (column.low, column.high))
+    told = (100.0, 380.0)
+    found = command_map(shield, row.states, low=(1.0, low[1]), high=(high[0], max(high[1], told[1])), num_cells=64)
+    projected = shield.project(row.states, torch.tensor([told]))[0].tolist()
+    obeyed = row.commands[0].tolist()
+    chart = command_map_chart(
+        f"{name}: commands in one state",
+        steps=found.steps,
+        returns=found.returns,
+        log_density=found.log_density,
+        excess=found.excess,
+        points={"told": told, "projection": (projected[0], projected[1]), "obeyed": (obeyed[0], obeyed[1])},
     )
+    write_chart(f"density-{name}", chart)
 
 
-def write_svg(name: str, svg: str) -> None:
+def write_chart(name: str, chart: LineChart) -> None:
     """Write a plot that can be looked at by itself."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    head, body = svg.split(">", 1)
-    if "xmlns" not in head:
-        head += ' xmlns="http://www.w3.org/2000/svg"'
-    (RESULTS / f"{name}.svg").write_text(f"{head}>{STYLE}{body}\n", encoding="utf-8")
+    (RESULTS / f"{name}.svg").write_text(standalone(line_chart(chart)), encoding="utf-8")
 
 
-PARTS = {"gaussian": gaussian, "speed": speed, "lunarlander": lunarlander, "agent": agent}
+PARTS = {"gaussian": gaussian, "speed": speed, "lunarlander": lunarlander, "plots": plots, "agent": agent}
 
 if __name__ == "__main__":
     sys.exit(main())

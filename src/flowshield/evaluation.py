@@ -20,7 +20,7 @@ from worldline.batch import Obs
 from worldline.episode import Array, Episode
 from worldline.errors import ConfigError, DataError
 from worldline.evaluation import shields as core
-from worldline.evaluation.rollout import SUCCESS, collect_episodes
+from worldline.evaluation.rollout import CRASHED, SUCCESS, collect_episodes
 from worldline.evaluation.statistics import mean_interval95, wilson_interval
 from worldline.models.commanded import CommandedPolicy
 from worldline.models.shielded import ShieldedPolicy
@@ -231,6 +231,8 @@ def _succeeded(episode: Episode) -> bool:
 
 
 def _crashed(episode: Episode) -> bool:
+    if CRASHED in episode.meta:
+        return bool(episode.meta[CRASHED])
     return episode.terminated and float(episode.rewards[-1]) <= -_LANDED
 
 

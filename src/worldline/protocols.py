@@ -158,8 +158,23 @@ class Rewarded(Protocol):
 
 
 @runtime_checkable
+class Samples(Protocol):
+    """A policy that says how it is meant to act where nobody says otherwise; others take their likeliest actions."""
+
+    @property
+    def samples_actions(self) -> bool:
+        """Whether it is meant to sample its actions instead of taking the likeliest ones."""
+        ...
+
+
+@runtime_checkable
 class Commanded(Protocol):
     """A model that acts by a command: remaining steps and return to go."""
+
+    @property
+    def samples_actions(self) -> bool:
+        """As `Samples` has it."""
+        ...
 
     def choose(self, obs: Obs, commands: Tensor, *, deterministic: bool = False) -> Tensor:
         """Return actions `[N, A]`, as `Policy.act` does, for `obs [N, *obs]` and `commands [N, 2]`."""
@@ -189,4 +204,20 @@ class Shield(Protocol):
 
     def project(self, state: Obs, command: Tensor) -> Tensor:
         """Return near commands `[B, 2]` that are not flagged, unless their states are."""
+        ...
+
+
+class DensityShield(Shield, Protocol):
+    """A shield that also says where its boundary lies, and can be calibrated."""
+
+    def log_prob(self, state: Obs, command: Tensor) -> Tensor:
+        """Return the log-density of commands in their states, `[B]` in nats."""
+        ...
+
+    def excess(self, state: Obs, command: Tensor) -> Tensor:
+        """Return by how much the scores of commands, without those of their states, are above the threshold, `[B]`."""
+        ...
+
+    def calibrate(self, dataset: HasEpisodes, alpha: float = 0.05, *, seed: int = 0) -> None:
+        """Set the threshold so that at most `alpha` of what the data support is flagged."""
         ...

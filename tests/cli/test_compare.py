@@ -10,6 +10,7 @@ from worldline.cli import runs
 from worldline.cli.compare import RECIPES, CompareConfig, training_of
 from worldline.data.buffer import ReplayBuffer
 from worldline.errors import ConfigError, NonFiniteError
+from worldline.evaluation.statistics import compare_returns
 from worldline.models.bc import BC
 from worldline.training.config import TrainingConfig
 
@@ -76,6 +77,26 @@ def test_every_model_is_a_run_trained_by_its_recipe(finished, capsys):
     assert json.loads(capsys.readouterr().out)["returns"] == summary(finished)["models"]["bc:small"]["returns"]
 
 
+def test_the_best_is_held_against_each_other_one_on_the_same_episodes(finished, capsys):
+    found = summary(finished)
+    played = {
+        **{name: result["returns"] for name, result in found["models"].items()},
+        "random": found["random"]["returns"],
+    }
+    best = max(played, key=lambda name: sum(played[name]))
+    assert [(item["policy"], item["against"]) for item in found["paired"]] == [
+        (best, other) for other in played if other != best
+    ]
+    for item in found["paired"]:
+        expected = compare_returns(played[item["against"]], played[best])
+        assert (item["difference"], item["p_value"]) == (expected.difference, expected.p_value)
+        assert item["p_value"] <= item["p_value_holm"] <= 3 * item["p_value"]
+    capsys.readouterr()
+    assert run("compare", "--out", finished, "--resume") == 0
+    assert f"{best} against others on the same episodes" in capsys.readouterr().out
+    assert f"{best} against the others" in (finished / "report.html").read_text()
+
+
 def test_the_report_shows_them(finished):
     text = (finished / "report.html").read_text()
     for name in MODELS:
@@ -136,7 +157,14 @@ def test_sampled_actions_are_evaluated_anew(finished, tmp_path):
     shutil.copytree(finished, out)
     assert run("compare", "--out", out, "--resume", "--models", "bc:small", "--stochastic") == 0
     assert "samples its actions" in (out / "report.html").read_text()
-    assert summary(out)["models"]["bc:small"]["returns"] != summary(finished)["models"]["bc:small"]["returns"]
+    likeliest = summary(finished)["models"]["bc:small"]["returns"]
+    assert summary(out)["models"]["bc:small"]["returns"] != likeliest
+    for again in ([], ["--stochastic"]):  # both are what was said before
+        assert run("compare", "--out", out, "--resume", *again) == 0
+        assert "samples its actions" in (out / "report.html").read_text()
+    assert run("compare", "--out", out, "--resume", "--deterministic") == 0
+    assert "takes its likeliest actions" in (out / "report.html").read_text()
+    assert summary(out)["models"]["bc:small"]["returns"] == likeliest
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}"])
@@ -194,6 +222,7 @@ def test_a_comparison_is_only_resumed_as_it_was_begun(finished, data, capsys):
         (["--set", "dreamer.units=8"], "Did you mean 'dreamerv3'?"),
         (["--set", "bc.batch_size=0"], "batch_size must be"),
         (["--episodes", "0"], "--episodes must be at least 1"),
+        (["--deterministic", "--stochastic"], "exclude each other"),
         (["--env", "Pendulum-v1"], "of another environment than --env Pendulum-v1"),
         (["--env", "CartPole-v9"], "no environment 'CartPole-v9'"),
     ],

@@ -6,7 +6,7 @@ from gymnasium import spaces
 
 from worldline.envs.make import make_env
 from worldline.envs.rows import RowEnv
-from worldline.envs.wrappers import ActionRepeat, Pixels, Resize, image_size_of
+from worldline.envs.wrappers import ActionRepeat, Landing, Pixels, Resize, image_size_of
 from worldline.errors import ConfigError
 
 from .counting import Counting
@@ -96,3 +96,38 @@ def test_make_env_renders_any_environment():
 def test_impossible_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         make_env("CartPole-v1", **settings)
+
+
+class Ending(Counting):
+    """Counting, but for the reward of its last step."""
+
+    last_reward = 0.0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, self.last_reward if terminated else reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize(
+    ("reward", "outcome"), [(100, (True, False)), (-100, (False, True)), (99, (False, False)), (-101, (False, False))]
+)
+def test_a_landing_says_how_it_ended(reward, outcome):
+    env = Ending()
+    env.last_reward = reward
+    env = Landing(env)
+    env.reset(seed=0)  # three steps
+    steps = [env.step(0) for _ in range(3)]
+    assert [(info["success"], info["crashed"]) for *_, info in steps] == [(False, False), (False, False), outcome]
+    assert steps[-1][1:4] == (reward, True, False)
+
+
+def test_lunar_lander_says_that_it_crashed():
+    pytest.importorskip("Box2D")
+    env = make_env("LunarLander-v3", continuous=True)
+    env.reset(seed=3)
+    for _ in range(500):
+        _, reward, terminated, _, info = env.step(np.array([1.0, 1.0], np.float32))  # both engines: it tumbles
+        if terminated:
+            break
+        assert (info["success"], info["crashed"]) == (False, False)
+    assert (reward, info["success"], info["crashed"]) == (-100, False, True)

@@ -10,7 +10,7 @@ import torch
 from worldline.envs.make import make_env
 from worldline.episode import DataSpec
 from worldline.errors import ConfigError
-from worldline.evaluation.rollout import RandomPolicy, collect_episodes, evaluate_policy
+from worldline.evaluation.rollout import RandomPolicy, acts_deterministically, collect_episodes, evaluate_policy
 from worldline.evaluation.statistics import mean_interval95, wilson_interval
 
 from .environments import SPEC, Counter, Memory, Striving
@@ -193,3 +193,47 @@ def test_policies_that_want_rewards_get_those_of_their_actions(num_envs):
     for episode in collect_episodes(Counter, Summing(), num_episodes=7, num_envs=num_envs):
         before = np.cumsum(episode.rewards) - episode.rewards
         np.testing.assert_array_equal(episode.actions.argmax(1), before % 3 == 0)
+
+
+def test_crashes_and_timeouts_are_kept_apart():
+    class Fragile(Striving):
+        """Crashes in the first step of episodes whose seed is 1 or 2."""
+
+        def step(self, action):
+            *stepped, info = super().step(action)
+            return *stepped, {**info, "crashed": self.count == 1 and self.seed in (1, 2)}
+
+    result = evaluate_policy(Fragile, Memory(), num_episodes=4)
+    assert result.crashes == (False, True, True, False)
+    assert result.timeouts == (False, True, False, True)  # odd seeds are truncated
+    assert result.outcomes == {"success": result.successes, "crash": result.crashes, "timeout": result.timeouts}
+    silent = evaluate_policy(Striving, Memory(), num_episodes=4)
+    assert silent.crashes is None
+    assert silent.outcomes == {}
+
+
+def test_a_policy_acts_as_it_is_meant_to_unless_told_otherwise():
+    class Sampler(Memory):
+        samples_actions = True
+
+        def act(self, obs, state=None, *, is_first=None, deterministic=False):
+            ways.add(deterministic)
+            return super().act(obs, state, is_first=is_first)
+
+    def way_of(policy, **settings):
+        ways.clear()
+        evaluate_policy(Counter, policy, num_episodes=1, **settings)
+        return ways.copy()
+
+    ways = set()
+    steady = Sampler()
+    steady.samples_actions = False
+    assert (acts_deterministically(Memory()), acts_deterministically(steady), acts_deterministically(Sampler())) == (
+        True,
+        True,
+        False,
+    )
+    assert way_of(Sampler()) == {False}
+    assert way_of(steady) == {True}
+    assert way_of(Sampler(), deterministic=True) == {True}
+    assert way_of(steady, deterministic=False) == {False}

@@ -10,6 +10,8 @@ from worldline.errors import DataError
 from worldline.evaluation.shields import (
     CommandRows,
     auroc,
+    calibration_curve,
+    command_map,
     evaluate_projection,
     evaluate_shield,
     impossible_commands,
@@ -123,3 +125,43 @@ def test_projection_that_does_not():
     result = evaluate_projection(bad, rows, scale=torch.ones(2))
     assert result.passing == 0.5
     assert not result.holds
+
+
+class Calibrated(Ruler):
+    """A Ruler whose limit is the share `1 - alpha` of the largest return of what it is calibrated with."""
+
+    limit = 10.0
+
+    def calibrate(self, dataset: ReplayBuffer, alpha: float = 0.05, *, seed: int = 0) -> None:
+        self.limit = (1 - alpha) * max(float(episode.rewards.sum()) for episode in dataset.episodes())
+
+    def excess(self, state: Tensor, command: Tensor) -> Tensor:
+        return command[:, 1] - self.limit
+
+    def is_ood(self, state: Tensor, command: Tensor, threshold: float | None = None) -> Tensor:
+        return (self.excess(state, command) > 0) | (self.state_score(state) > 1)
+
+    def log_prob(self, state: Tensor, command: Tensor) -> Tensor:
+        return -command[:, 0] - state[:, 0]
+
+
+def test_a_calibration_curve_counts_what_each_alpha_flags():
+    shield, calibration, test = Calibrated(), buffer(*[40] * 3), buffer(*[40] * 5)
+    curve = calibration_curve(shield, calibration, test, alphas=(0.1, 0.5, 0.9), seed=2)
+    returns = one_row_each(test, seed=2).commands[:, 1]
+    assert [point.num_flagged for point in curve] == [int((returns > limit).sum()) for limit in (36, 20, 4)]
+    assert [point.alpha for point in curve] == [0.1, 0.5, 0.9]
+    assert curve[1].rate == curve[1].num_flagged / 5
+    low, high = curve[1].interval95
+    assert low <= curve[1].rate <= high
+    assert shield.limit == 10.0  # as it was
+
+
+def test_a_map_of_commands():
+    found = command_map(Calibrated(), torch.tensor([[2.0]]), low=(1.0, 0.0), high=(5.0, 20.0), num_cells=5)
+    assert found.steps.tolist() == [1, 2, 3, 4, 5]
+    assert found.returns.tolist() == [0, 5, 10, 15, 20]
+    assert found.excess[3].tolist() == [-10, -5, 0, 5, 10]  # over returns, at any horizon
+    assert found.log_density[:, 1].tolist() == [-3, -4, -5, -6, -7]  # over horizons, in this state
+    assert not found.state_is_flagged
+    assert command_map(Calibrated(), torch.tensor([[9.0]]), low=(1.0, 0.0), high=(5.0, 20.0)).state_is_flagged

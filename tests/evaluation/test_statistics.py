@@ -12,6 +12,7 @@ from worldline.evaluation.statistics import (
     compare_success,
     episodes_for_half_width,
     episodes_to_tell_apart,
+    holm,
     mean_interval95,
     wilson_interval,
 )
@@ -176,3 +177,27 @@ def test_what_cannot_be_planned_is_refused():
         episodes_to_tell_apart(0.5, 0.6, power=1.0)
     with pytest.raises(ConfigError, match="confidence"):
         wilson_interval(1, 2, confidence=95)
+
+
+def test_effect_sizes_by_hand():
+    found = compare_returns([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])  # mean 2, deviation 1
+    assert found.effect_size == 2.0
+    assert compare_returns([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]).effect_size == -2.0
+    assert compare_success([False] * 4, [True, True, False, False]).effect_size == pytest.approx(0.5 / math.sqrt(1 / 3))
+    assert math.isnan(compare_returns([1.0, 2.0], [2.0, 3.0]).effect_size)  # always the same: no deviation
+    assert math.isnan(compare_returns([1.0], [2.0]).effect_size)
+
+
+def test_effect_sizes_are_those_of_students_t_for_pairs():
+    stats = pytest.importorskip("scipy.stats")
+    draws = np.random.default_rng(1)
+    first, second = draws.normal(size=(2, 25))
+    expected = stats.ttest_rel(second, first).statistic / math.sqrt(25)
+    assert compare_returns(first, second).effect_size == pytest.approx(expected)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []

@@ -5,7 +5,7 @@ import pytest
 
 from worldline.errors import ConfigError, DataError, FileError, MissingPackageError
 from worldline.evaluation.rollout import collect_episodes
-from worldline.evaluation.video import film_strip, filming, write_video
+from worldline.evaluation.video import film_strip, filming, side_by_side, write_video
 
 from .environments import Counter, Memory
 
@@ -82,3 +82,14 @@ def test_a_strip_has_the_first_and_the_last_frame():
     assert strip.shape == (5, 12, 3)
     assert strip[0, ::4, 0].tolist() == [0, 10, 19]
     assert film_strip(frames[:2], num_frames=3).shape == (10, 16, 3)
+
+
+def test_two_films_run_side_by_side_until_the_longer_one_ends():
+    short = np.arange(2, dtype=np.uint8)[:, None, None, None] + np.zeros((2, 4, 3, 3), np.uint8)
+    long = 10 * np.arange(4, dtype=np.uint8)[:, None, None, None] + np.zeros((4, 4, 5, 3), np.uint8)
+    joined = side_by_side(short, long)
+    assert (joined.shape, joined.dtype) == ((4, 4, 8, 3), np.uint8)
+    assert joined[:, 0, 0, 0].tolist() == [0, 1, 1, 1]
+    assert joined[:, 0, 3, 0].tolist() == joined[:, 3, 7, 2].tolist() == [0, 10, 20, 30]
+    with pytest.raises(DataError, match="got 4 and 6"):
+        side_by_side(short, np.zeros((1, 6, 3, 3), np.uint8))

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldline.create import create_model
 from worldline.errors import ConfigError
 from worldline.models.commanded import CommandedPolicy
-from worldline.protocols import Policy, Rewarded
+from worldline.protocols import Policy, Rewarded, Samples
 
 
 class Listener:
@@ -67,3 +68,21 @@ def test_a_model_that_knows_no_range_is_told_everything():
 def test_what_is_no_command(command: tuple[float, ...]):
     with pytest.raises(ConfigError, match="A command is"):
         CommandedPolicy(Listener((1, 1), (2, 2)), command)
+
+
+def test_what_is_not_clipped_is_passed_on_but_for_the_last_step():
+    model = Listener((2, -5), (50, 100))
+    play(CommandedPolicy(model, (2, 110), clips=False), [[4.0], [120.0], [0.0]])
+    assert model.told == [[[2, 110]], [[1, 106]], [[1, -14]]]
+
+
+def test_the_family_says_how_its_policy_is_meant_to_act():
+    model = create_model("udrl:small", obs_shape=(4,), action_dim=2)
+    assert model.samples_actions
+    assert not create_model("bc:small", obs_shape=(4,), action_dim=2).samples_actions
+    policy = CommandedPolicy(model, (3, 10))
+    assert isinstance(policy, Samples)
+    assert policy.samples_actions
+    listener = Listener((1, 1), (2, 2))
+    listener.samples_actions = False
+    assert not CommandedPolicy(listener, (3, 10)).samples_actions

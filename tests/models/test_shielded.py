@@ -14,6 +14,7 @@ from worldline.models.shielded import ShieldedPolicy
 class Obedient:
     """A model whose action is the command that it is told."""
 
+    samples_actions = True
     command_range = (torch.tensor([1.0, -100.0]), torch.tensor([100.0, 100.0]))
 
     def choose(self, obs: Any, commands: Tensor, *, deterministic: bool = False) -> Tensor:
@@ -71,3 +72,10 @@ def test_what_is_left_is_projected_at_the_interval():
 def test_a_negative_interval_is_refused():
     with pytest.raises(ConfigError, match="from 0 on"):
         shielded(interval=-1)
+
+
+def test_it_acts_as_its_model_is_meant_to():
+    policy, _ = shielded()
+    assert policy.samples_actions
+    policy.policy.model.samples_actions = False
+    assert not policy.samples_actions

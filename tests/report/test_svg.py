@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from worldline.report.svg import LineChart, Series, line_chart, sparkline
+from worldline.report.svg import LineChart, Series, line_chart, sparkline, standalone
 
 # Without labels and legend the plot spans x from 52 to 640 - 14 = 626 and y from 320 - 24 = 296 up to 10.
 LEFT, RIGHT, BOTTOM, TOP = 52.0, 626.0, 296.0, 10.0
@@ -119,3 +119,28 @@ def test_a_sparkline_of_little(y, shape):
 def test_a_sparkline_of_much_has_a_point_every_other_pixel():
     text = sparkline(Series(name="loss", x=range(10_000), y=range(10_000)), width=80)
     assert text.count(",") == 40
+
+
+def test_points_with_intervals():
+    intervals = [(0.0, 4.0), (4.0, 4.0), (-math.inf, 10.0)]  # 0 and 10 are the ends of the axis, then
+    root = draw(Series(name="a", x=[0, 5, 10], y=[2.0, 4.0, 6.0], intervals=intervals))
+    found = [[float(bar.get(name)) for name in ("x1", "y1", "y2")] for bar in of_class(root, "line", "bar")]
+    four = pytest.approx(BOTTOM + (TOP - BOTTOM) * 0.4)
+    assert found == [[LEFT, BOTTOM, four], [(LEFT + RIGHT) / 2, four, four]]
+
+
+def test_points_without_a_line():
+    both = [Series(name="a", x=[3, 0, 1], y=[1, 2, 3], has_line=False), Series(name="b", x=[0, 3], y=[1, 3])]
+    root = draw(*both)
+    assert len(of_class(root, "polyline", "line")) == 1
+    assert len(of_class(root, "circle", "dot")) == 3 + 1  # and one in the legend
+    with pytest.raises(AssertionError, match="1 intervals of 2"):
+        Series(name="a", x=[1, 2], y=[1, 2], intervals=[(0, 1)])
+
+
+def test_a_chart_by_itself_brings_its_styles():
+    root = ET.fromstring(standalone(line_chart(LineChart(title="t", series=[Series(name="a", x=[0, 1], y=[0, 1])]))))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    style = root.find("{http://www.w3.org/2000/svg}style").text
+    for css in (".line", ".grid", ".accent", ".bar", ".boundary", ".shade"):
+        assert css in style

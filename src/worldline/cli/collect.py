@@ -170,7 +170,7 @@ def open_policy(
         return scripted_policy(policy, env_id, env.data_spec)
     folder = saved_model(Path(policy).expanduser())
     model = load_model(folder, device=device)
-    _check_built_for(model, env, folder)
+    check_built_for(model, env, folder)
     return _told(model, command, folder)
 
 
@@ -197,7 +197,12 @@ def _check_no_command(command: tuple[float, float] | None, who: str) -> None:
         raise ConfigError(f"{who} takes no commands. Leave out --command.")
 
 
-def _check_built_for(model: Model, env: RowEnv, folder: Path) -> None:
+def check_built_for(model: Model, env: RowEnv, folder: Path) -> None:
+    """Check that a model was built for the observations and actions of an environment.
+
+    Raises:
+        ConfigError: It was not.
+    """
     from worldline.config import to_dict
 
     built_for, needed = to_dict(model.config), to_dict(env.data_spec)

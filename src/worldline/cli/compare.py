@@ -14,13 +14,16 @@ import tyro
 from worldline.cli import runs
 from worldline.cli.collect import RANDOM
 from worldline.cli.options import (
+    Deterministic,
     EnvSettings,
     NumThreads,
+    Stochastic,
     check_seed,
     parse,
     parse_env_settings,
     parse_settings,
     set_num_threads,
+    way_of_acting,
 )
 from worldline.config import from_dict, to_dict
 from worldline.errors import ConfigError, WorldlineError, nearest
@@ -49,7 +52,7 @@ _TRAINING = {field.name for field in dataclasses.fields(TrainingConfig)} - {"see
 
 # Settings that a comparison may be resumed with other values of: what is done already holds for them, or is done anew.
 # Of settings, those of a run that was begun are checked with the run.
-_FREE = {"models", "settings", "episodes", "eval_seed", "stochastic", "device", "num_threads"}
+_FREE = {"models", "settings", "episodes", "eval_seed", "deterministic", "stochastic", "device", "num_threads"}
 
 
 def _described(recipe: Mapping[str, Any]) -> str:
@@ -98,13 +101,18 @@ class CompareConfig:
     """How many whole episodes to evaluate each policy in."""
     eval_seed: int = 1_000_000
     """Evaluation episode i begins with this seed plus i: far from those that worldline collect takes."""
-    stochastic: bool = False
-    """Sample actions instead of taking the most likely ones."""
+    deterministic: Deterministic = False
+    stochastic: Stochastic = False
     device: str = "auto"
     """Where the models are trained: auto, cpu, cuda, mps."""
     num_threads: NumThreads = 1
     seed: int = 0
     """Of weights and of the order of the data."""
+
+    @property
+    def way_of_acting(self) -> bool | None:
+        """See `options.way_of_acting`."""
+        return way_of_acting(deterministic=self.deterministic, stochastic=self.stochastic)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,6 +206,7 @@ def _trainings(config: CompareConfig) -> dict[str, tuple[dict[str, Any], Trainin
     """
     from worldline import registry
 
+    _ = config.way_of_acting  # refuses contradictions before anything is trained
     if config.episodes < 1:
         raise ConfigError(f"--episodes must be at least 1; got {config.episodes}.")
     names = [f"{family.name}:{size}" for family, size in map(registry.resolve, config.models)]
@@ -244,7 +253,8 @@ def _contest(config: CompareConfig, run: TrainingRun, buffer: ReplayBuffer) -> C
     Raises:
         WorldlineError: The model cannot be built for the data, does not act, or cannot be trained.
     """
-    from worldline.cli.evaluate import evaluate, result_numbers
+    from worldline.cli.evaluate import evaluate
+    from worldline.cli.measured import result_numbers
     from worldline.cli.reporting import write_training_report
     from worldline.cli.terminal import progress
     from worldline.models.base import num_trained
@@ -267,7 +277,7 @@ def _contest(config: CompareConfig, run: TrainingRun, buffer: ReplayBuffer) -> C
         model,
         num_episodes=config.episodes,
         seed=config.eval_seed,
-        deterministic=not config.stochastic,
+        deterministic=config.way_of_acting,
         label=f"Evaluating {run.model}",
         env_settings=parse_env_settings(config.env_settings),
     )
@@ -287,14 +297,14 @@ def _measured_with(config: CompareConfig, run: TrainingRun) -> dict[str, Any]:
         "env_settings": list(config.env_settings),
         "episodes": config.episodes,
         "eval_seed": config.eval_seed,
-        "stochastic": config.stochastic,
+        "deterministic": config.way_of_acting,
         "total_steps": run.training.total_steps,
     }
 
 
 def _read_result(config: CompareConfig, run: TrainingRun) -> dict[str, Any] | None:
     """Return what `_contest` wrote, if the model is finished and was evaluated as it would be now."""
-    from worldline.evaluation.rollout import EvaluationResult
+    from worldline.cli.measured import result_of_numbers
 
     path = run.out / RESULT
     if not path.is_file() or not (run.out / runs.FINAL / "config.json").is_file():
@@ -303,12 +313,7 @@ def _read_result(config: CompareConfig, run: TrainingRun) -> dict[str, Any] | No
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["measured_with"] != _measured_with(config, run):
             return None
-        measured = EvaluationResult(
-            returns=tuple(result["returns"]),
-            lengths=tuple(result["lengths"]),
-            successes=None if result["successes"] is None else tuple(result["successes"]),
-        )
-        return {"measured": measured, "train_seconds": float(result["train_seconds"])}
+        return {"measured": result_of_numbers(result), "train_seconds": float(result["train_seconds"])}
     except (ValueError, KeyError, TypeError):  # damaged, or of another version: the model is evaluated again
         return None
 
@@ -322,7 +327,7 @@ def _random(config: CompareConfig, buffer: ReplayBuffer) -> EvaluationResult:
         RandomPolicy(buffer.spec),
         num_episodes=config.episodes,
         seed=config.eval_seed,
-        deterministic=not config.stochastic,
+        deterministic=config.way_of_acting,
         label=f"Evaluating {RANDOM}",
         env_settings=parse_env_settings(config.env_settings),
     )
@@ -366,14 +371,16 @@ def _parse(arguments: Sequence[str]) -> CompareOptions:
     if options.resume and (options.out / COMPARE_CONFIG).is_file():
         given = options.config
         saved = runs.read_config(options.out / COMPARE_CONFIG, CompareConfig)
-        default = dataclasses.replace(
-            options, resume=False, config=dataclasses.replace(saved, settings=(), env_settings=())
-        )
+        blank = dataclasses.replace(saved, settings=(), env_settings=(), deterministic=False, stochastic=False)
+        default = dataclasses.replace(options, resume=False, config=blank)
         asked = parse(CompareOptions, arguments, command="compare", description=_DESCRIPTION, default=default)
+        way = given if given.deterministic or given.stochastic else saved
         config = dataclasses.replace(
             asked.config,
             settings=_merged(saved.settings, given.settings),
             env_settings=given.env_settings or saved.env_settings,
+            deterministic=way.deterministic,
+            stochastic=way.stochastic,
         )
         options = dataclasses.replace(asked, resume=True, config=config)
     if options.config.data is None or not options.config.env:

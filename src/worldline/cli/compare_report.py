@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from worldline.cli import runs
 from worldline.cli.collect import RANDOM
 from worldline.cli.compare import SUMMARY, CompareConfig, Contestant, folder_of
-from worldline.cli.evaluate import interval_or_none, result_numbers, returns_rows, returns_table
+from worldline.cli.measured import interval_or_none, result_numbers, returns_rows, returns_table
+from worldline.cli.paired import Paired, best_of
 from worldline.cli.reporting import footer
 from worldline.cli.terminal import describe_duration, describe_interval, print_table, results
 from worldline.config import to_dict
@@ -33,6 +35,17 @@ class Comparison:
     failures: Mapping[str, str]  # why, by "family:size"
     random: EvaluationResult
 
+    @property
+    def played(self) -> dict[str, EvaluationResult]:
+        """What was measured on the same episodes: the models, and random actions."""
+        models = {name: contestant.measured for name, contestant in self.contestants.items()}
+        return {**models, RANDOM: self.random}
+
+    @functools.cached_property
+    def paired(self) -> Paired:
+        """The best of them against each other."""
+        return Paired.of(self.played, best_of(self.played))
+
     def summary(self) -> dict[str, Any]:
         """Return what `summary.json` holds."""
         data = recorded(self.buffer)
@@ -49,6 +62,7 @@ class Comparison:
                 for name, contestant in self.contestants.items()
             },
             "failures": dict(self.failures),
+            "paired": self.paired.numbers(),
             "random": result_numbers(self.random),
             "data": {
                 "file": str(self.config.data),
@@ -77,6 +91,8 @@ def finish(comparison: Comparison, out: Path) -> None:
     for name in comparison.failures:
         table.add_row(name, "failed")
     print_table(table)
+    if comparison.contestants:
+        print_table(comparison.paired.table())
     results.print(f"Numbers: {out / SUMMARY}\nReport:  {out / runs.REPORT}", soft_wrap=True)
 
 
@@ -95,6 +111,7 @@ def make_page(comparison: Comparison, out: Path) -> Page:
         tiles=_tiles(comparison),
         sections=[
             _returns_section(comparison),
+            *([_paired_section(comparison.paired)] if comparison.contestants else []),
             *(
                 Section(
                     title=f"Learning curves: {name}",
@@ -111,8 +128,7 @@ def make_page(comparison: Comparison, out: Path) -> Page:
 
 def _measured(comparison: Comparison) -> dict[str, EvaluationResult]:
     """Return the lines of the table: the models, the yardsticks."""
-    models = {name: contestant.measured for name, contestant in comparison.contestants.items()}
-    return {**models, RANDOM: comparison.random, _DATA: recorded(comparison.buffer)}
+    return {**comparison.played, _DATA: recorded(comparison.buffer)}
 
 
 def _tiles(comparison: Comparison) -> list[Tile]:
@@ -145,16 +161,27 @@ def _returns_section(comparison: Comparison) -> Section:
     tables = [Table(title="Returns", header=header, rows=rows)]
     if comparison.failures:
         tables.append(Table(title="Failed", header=("Model", "Why"), rows=list(comparison.failures.items())))
-    chosen = "samples its actions" if config.stochastic else "takes its likeliest actions"
+    ways = {
+        None: "acts as its family is meant to, most by their likeliest actions",
+        True: "takes its likeliest actions",
+        False: "samples its actions",
+    }
     lines = {name: result.returns for name, result in measured.items() if name != _DATA}
     return Section(
         title="Return in the environment",
         text=(
-            f"{config.episodes} episodes each, from the same initial states; each policy {chosen}. "
+            f"{config.episodes} episodes each, from the same initial states; each policy {ways[config.way_of_acting]}. "
             f"The interval is that of the mean. The line of {_DATA} is about the recorded episodes."
         ),
         figures=[returns_by_rank(lines, num_coloured=len(comparison.contestants))],
         tables=tables,
+    )
+
+
+def _paired_section(paired: Paired) -> Section:
+    section = paired.section()
+    return dataclasses.replace(
+        section, text=f"{section.text} The best is chosen by the same episodes, which flatters it a little."
     )
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from worldline.cli import runs
 from worldline.cli.demo import SUMMARY, DemoConfig
-from worldline.cli.evaluate import interval_or_none
+from worldline.cli.measured import interval_or_none
 from worldline.cli.reporting import configuration_section, curves_section, footer
 from worldline.cli.terminal import describe_duration, describe_interval, describe_ratio, print_table, results
 from worldline.config import to_dict

@@ -3,98 +3,74 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from worldline.cli import runs
-from worldline.cli.evaluate import returns_rows
+from worldline.cli.collect import RANDOM
+from worldline.cli.evaluate_run import Evaluation
+from worldline.cli.measured import returns_rows
 from worldline.cli.reporting import footer
-from worldline.data.buffer import ReplayBuffer
-from worldline.episode import Array
-from worldline.evaluation.actions import action_errors
 from worldline.evaluation.rollout import EvaluationResult
-from worldline.evaluation.video import film_strip, write_video
-from worldline.protocols import Policy
+from worldline.evaluation.statistics import wilson_interval
+from worldline.evaluation.video import film_strip, side_by_side, write_video
 from worldline.report.figures import returns_by_rank, settings_table
 from worldline.report.page import Page, Picture, Section, Table, Tile, write
 
 NUMBERS, VIDEOS = "evaluation.json", "videos"
 
 _MAX_STRIPS = 8
-_MAX_RECORDED = 200  # episodes that actions are held against
 
 
-def write_evaluation(
-    out: Path,
-    numbers: Mapping[str, Any],
-    measured: Mapping[str, EvaluationResult],
-    films: Mapping[int, Array],
-    errors: Sequence[float] | None,
-) -> Path:
-    """Write everything into the folder `out` and return the report's path.
-
-    Args:
-        out: The folder; what is there of an earlier evaluation is replaced.
-        numbers: What `--json` prints.
-        measured: What each policy achieved, the model first.
-        films: Frames `[T, H, W, 3]` uint8 of episodes, by their seeds.
-        errors: `[A]`, how far the actions are from recorded ones; None where there are no records.
+def write_evaluation(out: Path, evaluation: Evaluation) -> Path:
+    """Write everything into the folder `out` and return the report's path; what is there of an earlier one is replaced.
 
     Raises:
         FileError: The folder cannot be written to.
         MissingPackageError: There are films, and PyAV is not installed.
     """
     runs.make_folder(out)
-    more = {} if errors is None else {"action_errors": list(errors)}
-    runs.write_text(out / NUMBERS, json.dumps({**numbers, **more}, indent=2) + "\n")
-    for seed, frames in films.items():
-        write_video(out / VIDEOS / f"episode_{seed}.mp4", frames)
-    return write(_page(numbers, measured, films, errors), out / runs.REPORT)
+    runs.write_text(out / NUMBERS, json.dumps(evaluation.numbers(), indent=2) + "\n")
+    for seed in evaluation.recordings[evaluation.name].frames:
+        films = [recording.frames[seed] for recording in evaluation.recordings.values()]
+        write_video(out / VIDEOS / f"episode_{seed}.mp4", films[0] if len(films) == 1 else side_by_side(*films))
+    return write(_page(evaluation), out / runs.REPORT)
 
 
-def recorded_action_errors(path: Path, policy: Policy) -> list[float]:
-    """Return the errors `[A]` of a policy's actions on the first episodes of a data file.
-
-    Raises:
-        FileError: There is no such file, or it is damaged.
-        DataError: The policy cannot act on its observations.
-    """
-    episodes = [episode for episode, _ in zip(ReplayBuffer.load(path).episodes(), range(_MAX_RECORDED), strict=False)]
-    return [float(error) for error in action_errors(policy, episodes)]
-
-
-def _page(
-    numbers: Mapping[str, Any],
-    measured: Mapping[str, EvaluationResult],
-    films: Mapping[int, Array],
-    errors: Sequence[float] | None,
-) -> Page:
-    name = str(numbers["model"])
+def _page(evaluation: Evaluation) -> Page:
+    options, measured = evaluation.options, evaluation.measured
     columns, rows = returns_rows(measured)
     lines = [(policy, *row) for policy, row in zip(measured, rows, strict=True)]
+    shielded = f" The policy {evaluation.name} is {options.model} with its shield." if options.shield else ""
+    coloured = [name for name in measured if name != RANDOM] or list(measured)
     sections = [
         Section(
             title="What was achieved",
             text=(
-                f"{numbers['num_episodes']} episodes each, from the same initial states. The interval of a success "
-                "rate is Wilson's, those of means are by bootstrap (by Student's t below ten episodes)."
+                f"{options.episodes} episodes each, from the same initial states.{shielded} The interval of a rate is "
+                "Wilson's, those of means are by bootstrap (by Student's t below ten episodes)."
             ),
-            figures=[returns_by_rank({policy: result.returns for policy, result in measured.items()})],
+            figures=[
+                returns_by_rank({name: result.returns for name, result in measured.items()}, num_coloured=len(coloured))
+            ],
             tables=[Table(title="Episodes", header=("Policy", *map(str.capitalize, columns)), rows=lines)],
         )
     ]
-    if films:
-        pictures = [_strip(seed, frames, measured[name], int(numbers["seed"])) for seed, frames in films.items()]
-        sections.append(Section(title="Episodes in pictures", pictures=pictures[:_MAX_STRIPS]))
-    if errors is not None:
-        sections.append(_errors_section(errors))
-    shown = {key: value for key, value in numbers.items() if key in ("model", "env", "num_episodes", "seed")}
-    sections.append(Section(title="Configuration", tables=[settings_table("Evaluation", shown)]))
+    if evaluation.paired.pairings:
+        sections.append(evaluation.paired.section())
+    sections += [section for extra in evaluation.extras for section in extra.sections]
+    if pictures := _strips(evaluation):
+        sections.append(Section(title="Episodes in pictures", pictures=pictures))
+    shown = {"model": options.model, "env": options.env, "num_episodes": options.episodes, "seed": options.seed}
+    if options.command is not None:
+        shown["command"] = f"{options.command[0]:g} steps, return {options.command[1]:g}"
+    if options.shield is not None:
+        shown["shield"] = str(options.shield)
+    shown["actions"] = "the likeliest" if evaluation.deterministic else "sampled"
+    sections.append(Section(title="Configuration", tables=[settings_table("Evaluation", shown)], is_folded=True))
     return Page(
-        title=f"{name} in {numbers['env']}",
-        summary=f"Evaluated on {numbers['num_episodes']} episodes.",
-        tiles=_tiles(measured[name]),
+        title=f"{options.model} in {options.env}",
+        summary=f"Evaluated on {options.episodes} episodes.",
+        tiles=_tiles(measured[evaluation.name]),
         sections=sections,
         footer=footer(),
     )
@@ -111,25 +87,35 @@ def _tiles(result: EvaluationResult) -> list[Tile]:
     low, high = result.length_interval95
     length = sum(result.lengths) / len(result.lengths)
     tiles.append(Tile(label="Length", value=f"{length:.1f}", note=f"{low:.1f} to {high:.1f}"))
+    if result.crashes is not None:
+        low, high = wilson_interval(sum(result.crashes), len(result.crashes))
+        rate = sum(result.crashes) / len(result.crashes)
+        tiles.append(Tile(label="Crash", value=f"{rate:.1%}", note=f"{low:.1%} to {high:.1%}"))
     return tiles
 
 
-def _strip(seed: int, frames: Array, result: EvaluationResult, first_seed: int) -> Picture:
-    number = seed - first_seed
-    success = ""
+def _strips(evaluation: Evaluation) -> list[Picture]:
+    """Return the filmed episodes, those of the same seed one after the other."""
+    first = evaluation.options.seed
+    names = list(evaluation.recordings)
+    seeds = sorted(evaluation.recordings[evaluation.name].frames)[: _MAX_STRIPS // len(names)]
+    return [
+        Picture(
+            image=film_strip(evaluation.recordings[name].frames[seed]),
+            caption=f"Episode with seed {seed}{f', {name}' if len(names) > 1 else ''}: "
+            f"{_ending(evaluation.measured[name], seed - first)}.",
+        )
+        for seed in seeds
+        for name in names
+    ]
+
+
+def _ending(result: EvaluationResult, number: int) -> str:
+    """Return how an episode ended."""
+    text = f"{result.lengths[number]} steps, return {result.returns[number]:.1f}"
+    if result.outcomes:
+        named = [name for name, values in result.outcomes.items() if values[number]]
+        return ", ".join([text, *named])
     if result.successes is not None:
-        success = ", success" if result.successes[number] else ", no success"
-    caption = f"Episode with seed {seed}: {result.lengths[number]} steps, return {result.returns[number]:.1f}{success}."
-    return Picture(image=film_strip(frames), caption=caption)
-
-
-def _errors_section(errors: Sequence[float]) -> Section:
-    rows = [(str(component), f"{error:.4f}") for component, error in enumerate(errors)]
-    return Section(
-        title="Error of each action",
-        text=(
-            "Mean distance from recorded actions, in units of their range [-1, 1], where the policy sees what was "
-            "recorded. It says what was learnt, not whether the policy succeeds."
-        ),
-        tables=[Table(title="Errors", header=("Component", "Mean absolute error"), rows=rows)],
-    )
+        return text + (", success" if result.successes[number] else ", no success")
+    return text

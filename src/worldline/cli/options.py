@@ -16,6 +16,13 @@ NumThreads: TypeAlias = Annotated[
     int, tyro.conf.arg(help="Threads of a tensor operation on the CPU; 0 lets torch decide.")
 ]
 
+Deterministic: TypeAlias = Annotated[
+    bool, tyro.conf.arg(help="Take the likeliest actions, even of a model that is meant to sample them (udrl).")
+]
+Stochastic: TypeAlias = Annotated[
+    bool, tyro.conf.arg(help="Sample actions, even of a model that is meant to take its likeliest ones (most are).")
+]
+
 Command: TypeAlias = Annotated[
     tuple[float, float] | None,
     tyro.conf.arg(metavar="STEPS RETURN", help="What a model that obeys commands (udrl) is told, such as 200 250."),
@@ -102,6 +109,19 @@ def parse_env_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """
     settings = parse_settings(pairs)
     return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+
+
+def way_of_acting(*, deterministic: bool, stochastic: bool) -> bool | None:
+    """Return whether actions are to be the likeliest ones; None where each policy acts as it is meant to.
+
+    Raises:
+        ConfigError: Both are asked for.
+    """
+    if deterministic and stochastic:
+        raise ConfigError(
+            "--deterministic and --stochastic exclude each other. Give one, or none for the model's own way."
+        )
+    return True if deterministic else False if stochastic else None
 
 
 def set_num_threads(num_threads: int) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 from worldline.cli import runs, view_pages
 from worldline.cli.view_files import RunFolder, find_runs
 from worldline.errors import ConfigError, FileError
-from worldline.report.page import Index, Page, asset, render
+from worldline.report.page import Index, Page, asset, render, style
 
 HOST = "127.0.0.1"
 _MAX_REPORT_BYTES = 32 << 20
@@ -36,7 +36,7 @@ def _source(text: str) -> str:
 def _page_policy() -> str:
     """Allow our own style and script, word for word, and nothing else."""
     return (
-        f"default-src 'none'; style-src {_source(asset('style.css'))}; script-src {_source(asset('live.js'))}; "
+        f"default-src 'none'; style-src {_source(style())}; script-src {_source(asset('live.js'))}; "
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import error as gym_error
 
+from worldline.envs.wrappers import Landing
 from worldline.errors import ConfigError, MissingPackageError
 
 # Words in an environment's entry point -> the pip line that installs what it imports.
@@ -23,12 +24,14 @@ _INSTALL = {
 def make_gymnasium(env_id: str, **settings: Any) -> gym.Env[Any, Any]:
     """Make the environment that Gymnasium registers as `env_id`, headless unless `render_mode` says otherwise.
 
+    LunarLander says in its info how it ended; see `wrappers.Landing`.
+
     Raises:
         ConfigError: No such id (with the nearest ones), or a setting that it does not know.
         MissingPackageError: The environment needs a package that is not installed; the message has the pip line.
     """
     try:
-        return gym.make(env_id, **settings)
+        env = gym.make(env_id, **settings)
     except gym_error.DependencyNotInstalled as error:
         raise _missing(env_id, error) from error
     except ImportError as error:
@@ -37,6 +40,7 @@ def make_gymnasium(env_id: str, **settings: Any) -> gym.Env[Any, Any]:
         raise ConfigError(f"There is no environment {env_id!r}. {_nearest_ids(env_id)}") from error
     except (gym_error.Error, TypeError) as error:
         raise ConfigError(f"Gymnasium cannot make {env_id!r}: {error}") from error
+    return Landing(env) if env.spec is not None and str(env.spec.entry_point).endswith(":LunarLander") else env
 
 
 def _nearest_ids(env_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Wrappers that Gymnasium has not, or not without further packages: action repeat, pixels of any size.
+"""Wrappers that Gymnasium has not, or not without further packages: action repeat, pixels of any size, landings.
 
 Its own serve for time limits (`TimeLimit`) and statistics (`RecordEpisodeStatistics`); `rows.py` rescales actions to
 [-1, 1] and passes dict observations on.
@@ -34,6 +34,19 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
             if terminated or truncated:
                 break
         return obs, total, terminated, truncated, info
+
+
+class Landing(gym.Wrapper[Any, Any, Any, Any]):
+    """Says in the info of a LunarLander whether it came to rest ("success"), or crashed or left the screen ("crashed").
+
+    Gymnasium's own says neither; there, the last reward is exactly 100 or -100.
+    """
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Return what the environment does, with the two in its info."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        info = {**info, "success": terminated and reward == 100, "crashed": terminated and reward == -100}
+        return obs, float(reward), terminated, truncated, info
 
 
 class Pixels(gym.Wrapper[Any, Any, Any, Any]):

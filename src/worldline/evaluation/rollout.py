@@ -4,8 +4,8 @@ Several environments take their steps together, so that the policy is asked once
 environment whose episode has ended begins the next one in the same place of the batch, until none are left; then its
 place stays in the batch, unused. Episode number i is always seeded by `seed + i`, wherever it runs.
 
-What an environment says in `info` of an episode goes into its `meta`: "success", whether it was True at any step, and
-"language", the instruction at its beginning. Environments that say neither have neither.
+What an environment says in `info` of an episode goes into its `meta`: "success" and "crashed", whether each was True at
+any step, and "language", the instruction at its beginning. What an environment does not say is not there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worldline.errors import ConfigError
 from worldline.evaluation.statistics import Interval, mean_interval95, wilson_interval
 from worldline.memory import keep_freed_memory
 from worldline.mode import measuring
-from worldline.protocols import Policy, Rewarded
+from worldline.protocols import Policy, Rewarded, Samples
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class Environment(Protocol):
 
 OnEpisode = Callable[[Episode], None]
 
-SUCCESS, LANGUAGE = "success", "language"  # keys of `info` and of the meta of episodes
+SUCCESS, CRASHED, LANGUAGE = "success", "crashed", "language"  # keys of `info` and of the meta of episodes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,15 +55,18 @@ class EvaluationResult:
     returns: tuple[float, ...]  # undiscounted sum of rewards of each episode
     lengths: tuple[int, ...]  # steps of each episode
     successes: tuple[bool, ...] | None = None  # of each episode; None where the environment does not speak of success
+    crashes: tuple[bool, ...] | None = None  # of each episode; None where the environment does not speak of crashes
+    timeouts: tuple[bool, ...] | None = None  # whether time ran out in each episode; None where that was not noted
 
     @classmethod
     def from_episodes(cls, episodes: Sequence[Episode]) -> EvaluationResult:
-        """Return what was achieved in `episodes`; success is in the `meta` of all of them, or in none."""
-        has_success = all(SUCCESS in episode.meta for episode in episodes)
+        """Return what was achieved in `episodes`; success and crashes are in the `meta` of all of them, or unknown."""
         return cls(
             returns=tuple(float(episode.rewards.sum(dtype=np.float64)) for episode in episodes),
             lengths=tuple(len(episode) for episode in episodes),
-            successes=tuple(bool(episode.meta[SUCCESS]) for episode in episodes) if has_success else None,
+            successes=_said(SUCCESS, episodes),
+            crashes=_said(CRASHED, episodes),
+            timeouts=tuple(episode.truncated and not episode.terminated for episode in episodes),
         )
 
     @property
@@ -96,6 +99,14 @@ class EvaluationResult:
         """95% confidence interval of the success rate by Wilson; None where there is no rate."""
         return None if self.successes is None else wilson_interval(sum(self.successes), len(self.successes))
 
+    @property
+    def outcomes(self) -> dict[str, tuple[bool, ...]]:
+        """Success, crash and timeout of each episode, by these names; nothing where crashes are not known."""
+        if self.crashes is None:
+            return {}
+        found = {"success": self.successes, "crash": self.crashes, "timeout": self.timeouts}
+        return {name: values for name, values in found.items() if values is not None}
+
 
 def evaluate_policy(
     make: Callable[[], Environment],
@@ -103,26 +114,31 @@ def evaluate_policy(
     *,
     num_episodes: int = 20,
     seed: int = 0,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
     num_envs: int = 32,
     device: torch.device | str | None = None,
     on_episode: OnEpisode | None = None,
 ) -> EvaluationResult:
     """Run `policy` for `num_episodes` whole episodes and return what it achieved.
 
-    The arguments are those of `collect_episodes`.
+    The arguments are those of `collect_episodes`, but that `deterministic=None` lets the policy act as it is meant to.
     """
     episodes = collect_episodes(
         make,
         policy,
         num_episodes=num_episodes,
         seed=seed,
-        deterministic=deterministic,
+        deterministic=acts_deterministically(policy) if deterministic is None else deterministic,
         num_envs=num_envs,
         device=device,
         on_episode=on_episode,
     )
     return EvaluationResult.from_episodes(episodes)
+
+
+def acts_deterministically(policy: Policy) -> bool:
+    """Return whether a policy is meant to take its likeliest actions, which is so unless it says otherwise."""
+    return not (isinstance(policy, Samples) and policy.samples_actions)
 
 
 def collect_episodes(
@@ -267,8 +283,9 @@ class _Recording:
 
     def add(self, obs: ObsArray, action: Array, reward: float, info: Mapping[str, Any]) -> None:
         """Add a row: the observation, the action taken there, the reward and info that followed."""
-        if SUCCESS in info:
-            self._meta[SUCCESS] = self._meta.get(SUCCESS, False) or bool(info[SUCCESS])
+        for key in (SUCCESS, CRASHED):
+            if key in info:
+                self._meta[key] = self._meta.get(key, False) or bool(info[key])
         self._obs.append(obs)
         self._actions.append(np.clip(action, -1.0, 1.0))  # what the environment was given
         self._rewards.append(reward)
@@ -283,6 +300,12 @@ class _Recording:
             final_obs=final_obs,
             meta=self._meta,
         )
+
+
+def _said(key: str, episodes: Sequence[Episode]) -> tuple[bool, ...] | None:
+    """Return what the meta of every episode says; None where one does not say it."""
+    has_all = all(key in episode.meta for episode in episodes)
+    return tuple(bool(episode.meta[key]) for episode in episodes) if has_all else None
 
 
 def _opened(make: Callable[[], Environment], stack: contextlib.ExitStack) -> Environment:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 from worldline.episode import Array, Episode, named_obs
 from worldline.errors import DataError
 from worldline.evaluation.statistics import Interval, wilson_interval
-from worldline.protocols import HasEpisodes, Shield
+from worldline.protocols import DensityShield, HasEpisodes, Shield
 
 _MARGIN = 0.25  # by how many deviations of all commands an impossible one is beyond the best
 _ROWS = 2048  # scored at a time
+ALPHAS = (0.02, 0.05, 0.1, 0.2, 0.3)  # of a calibration curve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,6 +180,97 @@ def evaluate_projection(shield: Shield, rows: CommandRows, *, scale: Tensor) -> 
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FalseAlarms:
+    """How often a shield flags what is possible, beside how often it was told that it may."""
+
+    alpha: float
+    num_rows: int  # one of each episode
+    num_flagged: int
+
+    @property
+    def rate(self) -> float:
+        """The share that is flagged."""
+        return self.num_flagged / self.num_rows
+
+    @property
+    def interval95(self) -> Interval:
+        """Wilson's interval of that rate."""
+        return wilson_interval(self.num_flagged, self.num_rows)
+
+
+def calibration_curve(
+    shield: DensityShield,
+    calibration: HasEpisodes,
+    test: HasEpisodes,
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    seed: int = 0,
+) -> list[FalseAlarms]:
+    """Return the false alarms at several alphas; the shield itself stays as it is.
+
+    Args:
+        shield: A copy of it is calibrated anew for each alpha.
+        calibration: Episodes that it was not trained on.
+        test: Others, not trained on either; one row of each is judged.
+        alphas: The rates that are asked for.
+        seed: Of the calibration, and of the rows.
+
+    Raises:
+        DataError: There are too few episodes to calibrate with for the least alpha, or none to test.
+    """
+    rows, copied, found = one_row_each(test, seed=seed), copy.deepcopy(shield), []
+    for alpha in alphas:
+        copied.calibrate(calibration, alpha, seed=seed)
+        num_flagged = int(is_flagged(copied, rows).sum())
+        found.append(FalseAlarms(alpha=alpha, num_rows=len(rows), num_flagged=num_flagged))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class CommandMap:
+    """What a shield says of all commands of a rectangle in one state."""
+
+    steps: Array  # [X], rising
+    returns: Array  # [Y], rising
+    log_density: Array  # [X, Y] in nats
+    excess: Array  # [X, Y], of the score above the threshold: commands are allowed where it is at most 0
+    state_is_flagged: bool  # whatever the command
+
+
+def command_map(
+    shield: DensityShield,
+    state: Tensor | dict[str, Tensor],
+    *,
+    low: tuple[float, float],
+    high: tuple[float, float],
+    num_cells: int = 48,
+) -> CommandMap:
+    """Return what a calibrated shield says of `num_cells` x `num_cells` commands from `low` to `high` (steps, return).
+
+    `state` is one observation `[1, *obs]`, or a dict of them.
+    """
+    steps, returns = (torch.linspace(low[axis], high[axis], num_cells) for axis in range(2))
+    commands = torch.cartesian_prod(steps, returns)  # [X * Y, 2]
+    states = (
+        {name: _repeated(column, len(commands)) for name, column in state.items()}
+        if isinstance(state, dict)
+        else (_repeated(state, len(commands)))
+    )
+    pieces = _pieces(CommandRows(states=states, commands=commands))
+    with torch.inference_mode():
+        excess = torch.cat([shield.excess(piece.states, piece.commands).cpu() for piece in pieces])
+        density = torch.cat([shield.log_prob(piece.states, piece.commands).cpu() for piece in pieces])
+    inside = commands[excess.argmin()][None]
+    return CommandMap(
+        steps=steps.numpy(),
+        returns=returns.numpy(),
+        log_density=density.view(num_cells, num_cells).numpy(),
+        excess=excess.view(num_cells, num_cells).numpy(),
+        state_is_flagged=bool(shield.excess(state, inside) <= 0) and bool(shield.is_ood(state, inside)),
+    )
+
+
 def auroc(negatives: Array, positives: Array) -> float:
     """Return the probability that a positive's score is above a negative's; a tie counts half.
 
@@ -206,6 +299,11 @@ def _state_flagged(shield: Shield, rows: CommandRows) -> Array:
     alone = shield.state_score(rows.states) >= shield.score(rows.states, rows.commands)
     found: Array = (alone & shield.is_ood(rows.states, rows.commands)).cpu().numpy()
     return found
+
+
+def _repeated(column: Tensor, num: int) -> Tensor:
+    """Return a column `[1, ...]` as `[num, ...]`, without a copy."""
+    return column.expand(num, *column.shape[1:])
 
 
 def _pieces(rows: CommandRows) -> list[CommandRows]:

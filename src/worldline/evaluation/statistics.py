@@ -7,6 +7,8 @@ References:
     Wilson (1927), Probable inference, the law of succession, and statistical inference.
     Efron (1987), Better bootstrap confidence intervals.
     Bonett and Price (2012), Adjusted Wald confidence interval for a difference of binomial proportions, paired data.
+    Cohen (1988), Statistical power analysis for the behavioral sciences, section 2.3.
+    Holm (1979), A simple sequentially rejective multiple test procedure.
     Fleiss, Levin and Paik (2003), Statistical methods for rates and proportions, section 4.2.
 """
 
@@ -128,6 +130,7 @@ class PairedComparison:
     difference: float  # mean of second - first
     interval95: Interval  # of the difference
     p_value: float  # how likely so large a difference, in either direction, is between policies that do not differ
+    effect_size: float  # the difference in deviations of the pairs' differences (Cohen's d_z); NaN where these are 0
 
 
 def compare_success(first: Sequence[bool] | Array, second: Sequence[bool] | Array) -> PairedComparison:
@@ -149,6 +152,7 @@ def compare_success(first: Sequence[bool] | Array, second: Sequence[bool] | Arra
         difference=(only_second - only_first) / num,
         interval95=(max(-1.0, won - lost - half), min(1.0, won - lost + half)),
         p_value=_coin_p_value(only_first, only_first + only_second),
+        effect_size=_effect_size(after.astype(np.float64) - before),
     )
 
 
@@ -170,7 +174,25 @@ def compare_returns(
         difference=float(differences.mean()),
         interval95=mean_interval95(differences),
         p_value=_sign_p_value(differences, seed),
+        effect_size=_effect_size(differences),
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values of several comparisons, corrected so that all of them together err as seldom as one would.
+
+    Holm's method: the smallest is multiplied by their number, the next by one less, and so on; none falls below the one
+    before.
+
+    >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def episodes_for_half_width(half_width: float, *, rate: float = 0.5, confidence: float = 0.95) -> int:
@@ -273,6 +295,12 @@ def _pairs(
             f"{before.shape} and {after.shape}."
         )
     return before, after
+
+
+def _effect_size(differences: Array) -> float:
+    """Return the mean in deviations (of the sample, n - 1)."""
+    deviation = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
+    return float(differences.mean()) / deviation if deviation > 0 else math.nan
 
 
 def _coin_p_value(num_heads: int, num_tosses: int) -> float:

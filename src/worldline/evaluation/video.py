@@ -90,6 +90,16 @@ def film_strip(frames: Array, *, num_frames: int = 8, height: int = 128) -> Arra
     return strip
 
 
+def side_by_side(first: Array, second: Array) -> Array:
+    """Return two films `[T, H, W, 3]` of one height next to each other; the shorter one stands still at its end."""
+    if first.shape[1] != second.shape[1]:
+        raise DataError(f"Films side by side need the same height; got {first.shape[1]} and {second.shape[1]} pixels.")
+    length = max(len(first), len(second))
+    whole = [film[np.minimum(np.arange(length), len(film) - 1)] for film in (first, second)]
+    joined: Array = np.concatenate(whole, axis=2)
+    return joined
+
+
 class _Filmed:
     def __init__(self, env: Renders, on_film: OnFilm, seeds: Collection[int]) -> None:
         self.data_spec: DataSpec = env.data_spec

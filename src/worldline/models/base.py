@@ -36,6 +36,7 @@ class Model(nn.Module, abc.ABC):
     """A trainable model. Subclasses define `family`, take their config, and give a loss."""
 
     family: ClassVar[str]
+    samples_actions: ClassVar[bool] = False  # where it acts: whether it is meant to sample; see `protocols.Samples`
     windows: WindowSpec = PLAIN_WINDOWS  # which it learns from; see `protocols.ChoosesWindows`
 
     def __init__(self, config: Any) -> None:

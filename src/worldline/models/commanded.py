@@ -31,18 +31,25 @@ class CommandedPolicy:
     Args:
         model: What obeys.
         command: Steps and return, of an episode from its beginning.
+        clips: Whether what the model is told is clamped to the data; without it, there is only at least one step left.
 
     Raises:
         ConfigError: The command is not two finite numbers, the first at least 1.
     """
 
-    def __init__(self, model: Commanded, command: Sequence[float]) -> None:
+    def __init__(self, model: Commanded, command: Sequence[float], *, clips: bool = True) -> None:
         if len(command) != 2 or not all(map(math.isfinite, command)) or command[0] < 1:
             raise ConfigError(
                 f"A command is (steps, return), with at least 1 step, such as (200, 250); got {tuple(command)}."
             )
         self.model = model
         self.command = (float(command[0]), float(command[1]))
+        self._clips = clips
+
+    @property
+    def samples_actions(self) -> bool:
+        """Whether the model is meant to sample its actions; see `protocols.Samples`."""
+        return self.model.samples_actions
 
     def act(
         self,
@@ -62,9 +69,12 @@ class CommandedPolicy:
             commands = state.commands
         else:
             commands = torch.where(is_first.to(low.device)[:, None], told, state.commands)
-        low = torch.stack([low[0].clamp(min=1.0), low[1]])
-        clamped = commands.clamp(low, torch.maximum(low, high))
-        return self.model.choose(obs, clamped, deterministic=deterministic), CommandState(commands=commands)
+        # There is always a step left to be told of.
+        passed_on = torch.stack((commands[:, 0].clamp(min=1.0), commands[:, 1]), 1)
+        if self._clips:
+            low = torch.stack([low[0].clamp(min=1.0), low[1]])
+            passed_on = passed_on.clamp(low, torch.maximum(low, high))
+        return self.model.choose(obs, passed_on, deterministic=deterministic), CommandState(commands=commands)
 
     def after_step(self, state: CommandState, rewards: Tensor) -> CommandState:
         """Return what is left to do after a step with `rewards [N]`; see `protocols.Rewarded`."""

@@ -38,6 +38,11 @@ class ShieldedPolicy:
             raise ConfigError(f"interval counts steps, from 0 on; got {interval}.")
         self.policy, self.shield, self.interval = policy, shield, interval
 
+    @property
+    def samples_actions(self) -> bool:
+        """Whether the policy is meant to sample its actions; see `protocols.Samples`."""
+        return self.policy.samples_actions
+
     def act(
         self,
         obs: Obs,

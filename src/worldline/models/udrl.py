@@ -101,6 +101,8 @@ class UDRL(Model):
     """A network from observation and command to a distribution of actions; it remembers nothing."""
 
     family: ClassVar[str] = "udrl"
+    # Among data that did the same for a while and then different things, the likeliest action is nobody's.
+    samples_actions: ClassVar[bool] = True
     windows = WindowSpec(pad_end=True, commands=True)
     command_low: Tensor
     command_high: Tensor

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from worldline.episode import Array
 from worldline.errors import FileError
 from worldline.report.png import data_address, encode_png
-from worldline.report.svg import LineChart, line_chart
+from worldline.report.svg import LineChart, chart_style, line_chart
 
 _NARROW = 340  # pixels
 
@@ -131,8 +131,14 @@ def render(page: Page | Index) -> str:
     """
     name = "index.html.j2" if isinstance(page, Index) else "report.html.j2"
     template = _environment().get_template(name)
-    assets = {"style": asset("style.css"), "script": asset("live.js")}
+    assets = {"style": style(), "script": asset("live.js")}
     return template.render(page=page, line_chart=line_chart, narrowed=_narrowed, **assets) + "\n"
+
+
+@functools.cache
+def style() -> str:
+    """Return the styles of every page, charts and all."""
+    return chart_style() + asset("style.css")
 
 
 @functools.cache

@@ -255,7 +255,7 @@ def test_projected_commands_are_the_nearest_that_pass(model: str, data: ReplayBu
     projected = built.project(states, commands)
     for state, command, found in zip(states, commands, projected, strict=True):
         with torch.no_grad():
-            scores = built.scorer(built.normalized_states(state[None]))(grid[None])[0] / built.scales[0]
+            scores = built.scorer(built._normalized_states(state[None]))(grid[None])[0] / built.scales[0]
         wanted = built.commands(command)
         best = (grid[scores <= built.thresholds] - wanted).norm(dim=1).min()
         assert (built.commands(found) - wanted).norm() < 1.03 * best + 0.1
@@ -288,3 +288,18 @@ def test_wrong_shapes_are_refused(model: str, data: ReplayBuffer):
         built.log_prob(torch.zeros(2, STATE_DIM), torch.ones(3, 2))
     with pytest.raises(DataError, match="Observation 'obs' must be"):
         built.log_prob(torch.zeros(2, STATE_DIM + 1), torch.ones(2, 2))
+
+
+def test_the_excess_is_zero_on_the_boundary(model: str, data: ReplayBuffer, held_out: ReplayBuffer):
+    built = shield(model, data, **SOLVER_STEPS.get(model, {}))
+    states, commands = random_commands(64)
+    with pytest.raises(DataError, match="no threshold"):
+        built.excess(states, commands)
+    built.calibrate(held_out, 0.1)
+    excess = built.excess(states, commands)
+    assert torch.equal(excess, built.command_score(states, commands) - built.thresholds[0])
+    flagged = built.is_ood(states, commands)
+    assert bool(flagged[excess > 0].all())
+    assert torch.equal(flagged[excess <= 0], built.state_score(states[excess <= 0]) > built.thresholds[0])
+    projected = built.project(states, commands)
+    assert bool((built.excess(states, projected) <= 0).all())

@@ -198,6 +198,13 @@ class BaseShield(Model, abc.ABC):
         return torch.nan_to_num(scores, nan=torch.inf).masked_fill(~(command[:, 0].to(scores.device) >= 1), torch.inf)
 
     @torch.no_grad()
+    def excess(self, state: Obs, command: Tensor) -> Tensor:
+        """Return by how much `command_score` is above the threshold, `[B]`; raises as `score` does."""
+        self._check_calibrated()
+        scores = self.command_score(state, command)
+        return scores - self._limits(command[:, 0].to(scores))
+
+    @torch.no_grad()
     def state_score(self, state: Obs) -> Tensor:
         """Return how far states are from those of the data, `[B]`.
 
@@ -205,7 +212,7 @@ class BaseShield(Model, abc.ABC):
             DataError: The shield was never calibrated.
         """
         self._check_calibrated()
-        return torch.nan_to_num(self._distance(self.normalized_states(state)) / self.scales[1], nan=torch.inf)
+        return torch.nan_to_num(self._distance(self._normalized_states(state)) / self.scales[1], nan=torch.inf)
 
     @torch.no_grad()
     def score(self, state: Obs, command: Tensor) -> Tensor:
@@ -254,7 +261,7 @@ class BaseShield(Model, abc.ABC):
         if not bool(commands.isfinite().all()):
             raise DataError("project got a command that is NaN or infinite. There is no command nearest to that.")
         raw = command.to(commands)
-        is_flagged = self.command_score(state, command) > self._limits(raw[:, 0])
+        is_flagged = self.excess(state, command) > 0
         if not bool(is_flagged.any()):
             return raw
         states, commands = states[is_flagged], commands[is_flagged]
@@ -269,7 +276,7 @@ class BaseShield(Model, abc.ABC):
         projected = raw.clone()
         projected[is_flagged] = self._denormalized(nearest)
         # Where the field is steep, rounding and the size of the batch decide; there, take what is surely allowed.
-        fails = (self.command_score(state, projected) > self._limits(projected[:, 0]))[is_flagged]
+        fails = (self.excess(state, projected) > 0)[is_flagged]
         if bool(fails.any()):
             surest = anchors[torch.arange(len(anchors), device=anchors.device), excess(anchors).argmin(1)]
             projected[is_flagged] = torch.where(fails[:, None], self._denormalized(surest), projected[is_flagged])
@@ -301,7 +308,7 @@ class BaseShield(Model, abc.ABC):
         generator = torch.Generator().manual_seed(seed)
         rows = EpisodeRows.of(dataset.episodes(), self.shapes)
         reference, scale, rest = rows.divide(generator, alpha=alpha)
-        self.reference.copy_(self.normalized_states(reference.draw(len(self.reference), generator).obs))
+        self.reference.copy_(self._normalized_states(reference.draw(len(self.reference), generator).obs))
         self._calibrate_scales(scale.draw(_ROWS, generator))
         for index in range(len(self.thresholds)):
             within = rest.where(self._bins(rest.commands[:, 0].to(self.edges)).cpu() == index)
@@ -327,7 +334,7 @@ class BaseShield(Model, abc.ABC):
         return torch.cat([self._score(piece.obs, piece.commands).cpu() for piece in pieces])
 
     def _score(self, state: Obs, command: Tensor) -> Tensor:
-        distance = self._distance(self.normalized_states(state)) / self.scales[1]
+        distance = self._distance(self._normalized_states(state)) / self.scales[1]
         return torch.maximum(self.command_score(state, command), torch.nan_to_num(distance, nan=torch.inf))
 
     def _distance(self, states: Tensor) -> Tensor:
@@ -349,7 +356,7 @@ class BaseShield(Model, abc.ABC):
             ((1.0 - self.commands.shift[0]) / self.commands.scale[0], self.commands.shift.new_tensor(-torch.inf))
         )
 
-    def normalized_states(self, state: Obs) -> Tensor:
+    def _normalized_states(self, state: Obs) -> Tensor:
         """Return observations `[B, *obs]` as normalised vectors `[B, S]`.
 
         Raises:
@@ -366,7 +373,7 @@ class BaseShield(Model, abc.ABC):
         Raises:
             DataError: They do not fit together, or the shield was never fitted.
         """
-        states = self.normalized_states(state)
+        states = self._normalized_states(state)
         if command.shape != (len(states), 2):
             raise DataError(
                 f"command has shape {list(command.shape)}; expected [{len(states)}, 2], steps and return for each of "

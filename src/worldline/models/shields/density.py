@@ -96,7 +96,7 @@ class DensityShield(BaseShield, abc.ABC):
             num_steps: Of the solver; None means as many as for densities.
             generator: Draws the noise; None means torch's default generator.
         """
-        states = self.normalized_states(state)
+        states = self._normalized_states(state)
         noise = torch.randn(len(states), num_samples, 2, generator=generator).to(states)
         times = self.times(num_steps or self.config.num_solver_steps)
         return self.commands.inverse(self.push(noise, self.net.encode(states), times))

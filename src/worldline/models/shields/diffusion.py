@@ -68,7 +68,7 @@ class DiffusionShield(DensityShield):
     @torch.no_grad()
     def denoise(self, x: Tensor, level: Tensor, state: Obs) -> Tensor:
         """Return the normalised commands `[B, 2]` that noised ones `x [B, 2]` at levels `[B]` are expected to be."""
-        predicted = self.net(x, self.angles[level], self.normalized_states(state))
+        predicted = self.net(x, self.angles[level], self._normalized_states(state))
         return x0_from_velocity(x, predicted, self.alphas_bar[level])
 
     def times(self, num_steps: int) -> list[float]:

@@ -60,7 +60,7 @@ class FlowMatchingShield(DensityShield):
 
     def velocity(self, x: Tensor, t: Tensor, state: Obs) -> Tensor:
         """Return the velocity `[B, 2]` at points `x [B, 2]` of paths of normalised commands, at times `t [B]`."""
-        return self._velocity(x, t, self.normalized_states(state))
+        return self._velocity(x, t, self._normalized_states(state))
 
     def times(self, num_steps: int) -> list[float]:
         """Return times from 0 to 1."""
