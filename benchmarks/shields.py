@@ -34,6 +34,7 @@ from torch import Tensor
 from worldline.create import create_model, load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.make import make_env
+from worldline.episode import Episode
 from worldline.evaluation.rollout import collect_episodes
 from worldline.evaluation.shields import (
     CommandRows,
@@ -321,37 +322,59 @@ def agent(out: Path, seed: int) -> list[dict[str, Any]]:
     returns = np.array([episode.rewards.sum() for episode in episodes])
     near = np.argsort(np.abs(returns - np.quantile(returns, 0.95)))[:40]
     feasible = (float(np.median([len(episodes[i]) for i in near])), float(np.quantile(returns, 0.95)))
-    rows = []
+    rows = [in_distribution(model, ReplayBuffer.load(folder / "held_out.npz"))]
     for command in (feasible, *IMPOSSIBLE):
         for name in ("none", "clip", *SHIELDS):
             policy: Any = CommandedPolicy(model, command, clips=name != "none")
             if name in SHIELDS:
                 shield: Any = load_model(folder / name / "calibrated")
                 policy = ShieldedPolicy(policy, shield)
-            found = collect_episodes(
-                lambda: make_env("LunarLander-v3", continuous=True),
-                policy,
-                num_episodes=NUM_EPISODES,
-                num_envs=NUM_EPISODES,
-                seed=EVAL_SEED,
-                deterministic=True,
-            )
-            values = [float(episode.rewards.sum()) for episode in found]
-            crashes = sum(episode.terminated and episode.rewards[-1] <= -99 for episode in found)
             row = {
                 "steps": command[0],
                 "return": round(command[1], 1),
                 "command": "possible" if command == feasible else "impossible",
                 "shield": name,
-                "mean_return": round(float(np.mean(values)), 1),
-                "interval95": [round(value, 1) for value in mean_interval95(values)],
-                "crash_rate": crashes / NUM_EPISODES,
-                "crash_interval95": [round(value, 3) for value in wilson_interval(crashes, NUM_EPISODES)],
-                "timeout_rate": sum(episode.truncated for episode in found) / NUM_EPISODES,
+                **measures(play(policy, num_episodes=NUM_EPISODES)),
             }
             print(row, flush=True)
             rows.append(row)
     return rows
+
+
+def in_distribution(model: Any, held_out: ReplayBuffer) -> dict[str, Any]:
+    """Return a row of what the agent does when it is told what held-out episodes did, another one each time."""
+    found = []
+    for index, episode in zip(range(NUM_EPISODES), held_out.episodes(), strict=False):
+        told = CommandedPolicy(model, (len(episode), float(episode.rewards.sum())))
+        found += play(told, num_episodes=1, seed=EVAL_SEED + index)
+    row = {"steps": None, "return": None, "command": "of held-out episodes", "shield": "none", **measures(found)}
+    print(row, flush=True)
+    return row
+
+
+def play(policy: Any, *, num_episodes: int, seed: int = EVAL_SEED) -> list[Episode]:
+    """Return episodes of a policy that takes its likeliest actions."""
+    return collect_episodes(
+        lambda: make_env("LunarLander-v3", continuous=True),
+        policy,
+        num_episodes=num_episodes,
+        num_envs=num_episodes,
+        seed=seed,
+        deterministic=True,
+    )
+
+
+def measures(episodes: list[Episode]) -> dict[str, Any]:
+    """Return what the episodes returned, how many crashed and of how many time ran out."""
+    values = [float(episode.rewards.sum()) for episode in episodes]
+    crashes = sum(episode.meta["crashed"] for episode in episodes)
+    return {
+        "mean_return": round(float(np.mean(values)), 1),
+        "interval95": [round(value, 1) for value in mean_interval95(values)],
+        "crash_rate": crashes / len(episodes),
+        "crash_interval95": [round(value, 3) for value in wilson_interval(crashes, len(episodes))],
+        "timeout_rate": sum(episode.truncated for episode in episodes) / len(episodes),
+    }
 
 
 # Plots
