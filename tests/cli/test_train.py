@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from worldline.cli import reporting, runs
 from worldline.cli.train import build_model
+from worldline.data.buffer import ReplayBuffer
 from worldline.episode import DataSpec
 
 from .tiny import BUDGET, SETTINGS, run, start, train
@@ -169,6 +170,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(sent, status, data, tmp_
         (["--total-steps", "0"], "total_steps must be a whole number of at least 1"),
         (["--learning-rate", "-1"], "learning_rate must be a finite number above 0"),
         (["--device", "tpu"], "tpu"),
+        (["--held-out", "1.5"], "--held-out is a share of the episodes"),
         (["--seed", str(1 << 80)], "seed must be below 2**32"),
     ],
 )
@@ -328,6 +330,25 @@ def test_overfitting_is_a_setting_of_the_run(data, tmp_path, capsys):
     assert runs.read_config(out / "config.yaml", runs.RunConfig).training.overfit_batches == 2
     assert run(*train(data, out, "--resume", "--overfit-batches", 3)) == 2
     assert "overfit_batches was 2, not 3" in capsys.readouterr().err
+
+
+def test_held_out_episodes_are_not_learnt_from(data, tmp_path, capsys):
+    """The losses of a quarter are logged; the same rest by itself gives the same weights."""
+    out, rest = tmp_path / "run", tmp_path / "rest.npz"
+    assert run(*train(data, out, "--held-out", 0.25, "--eval-interval", 3)) == 0
+    assert [row["step"] for row in runs.read_metrics(out) if "eval/loss" in row] == [3, 6]
+    assert "held out" in (out / "report.html").read_text()
+    ReplayBuffer.load(data).split(0.25, seed=42)[0].save(rest)
+    assert run(*train(rest, tmp_path / "alone")) == 0
+    assert digest(tmp_path / "alone") == digest(out)
+    assert run("train", "dreamerv3:size1m", "--data", data, "--out", out, "--resume") == 0  # with the same share
+    assert run(*train(data, out, "--resume", "--held-out", 0.5)) == 2
+    assert "held_out was 0.25, not 0.5" in capsys.readouterr().err
+
+
+def test_nothing_is_held_out_online(tmp_path, capsys):
+    assert run(*train(tmp_path / "d.npz", tmp_path / "run", "--held-out", 0.1, "--env", "CartPole-v1")) == 2
+    assert "--held-out is for data that is there" in capsys.readouterr().err
 
 
 def test_a_negative_limit_is_refused(data, tmp_path, capsys):

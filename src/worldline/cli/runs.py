@@ -72,6 +72,7 @@ class RunConfig:
     versions: dict[str, str]
     num_threads: int = 0
     online: OnlineConfig | None = None
+    held_out: float = 0.0  # share of the episodes that is not learnt from
 
 
 def versions() -> dict[str, str]:
@@ -178,6 +179,8 @@ def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
         changes.append(f"the model was {saved.model}, not {asked.model}")
     changes += [f"the model's {change}" for change in changed(saved.model_config, asked.model_config)]
     changes += _data_changes(saved.data, asked.data)
+    if saved.held_out != asked.held_out:
+        changes.append(f"held_out was {saved.held_out}, not {asked.held_out}")
     collected, collecting = (to_dict(config.online or OnlineConfig()) for config in (saved, asked))
     return changes + changed(collected, collecting, free=FREE)
 

@@ -15,13 +15,12 @@ import tyro
 
 from worldline.cli import online, runs
 from worldline.cli.options import NumThreads, parse, parse_settings, set_num_threads
+from worldline.cli.training_data import open_data
 from worldline.errors import ConfigError
 from worldline.lock import FolderLock
 from worldline.training.config import TrainingConfig, fast_dev_config
 
 if TYPE_CHECKING:
-    from worldline.data.buffer import ReplayBuffer
-    from worldline.data.dataset import Dataset
     from worldline.data.sampling import EpisodeSampler
     from worldline.episode import DataSpec
     from worldline.models.base import Model
@@ -55,6 +54,9 @@ class TrainOptions:
     """The run's folder."""
     data: Path | None = None
     """Data to learn from, of any format that worldline convert reads; beyond 2 GB it is mapped from the disk."""
+    held_out: float = 0.0
+    """Share of the episodes of --data not to learn from, such as 0.1: their losses are logged at every evaluation, as
+    eval/loss and so on. If they rise while the others fall, the data is learnt by heart."""
     resume: bool = False
     """Go on with the run in --out, if there is one."""
     settings: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
@@ -108,7 +110,7 @@ def _train(options: TrainOptions, settings: Mapping[str, Any], command: str) -> 
     from worldline.training.callbacks import ProfilerCallback
     from worldline.training.distributed import join
 
-    buffer = _open_data(options)
+    buffer = open_data(options.data, options.online, options.out)
     run = TrainingRun(
         model=options.model,
         settings=settings,
@@ -118,6 +120,7 @@ def _train(options: TrainOptions, settings: Mapping[str, Any], command: str) -> 
         command=command,
         num_threads=options.num_threads,
         online=options.online if options.online.env else None,
+        held_out=options.held_out,
     )
     model, config = run.begin(buffer, resume=options.resume)
     parameters = num_trained(model)
@@ -156,6 +159,7 @@ class TrainingRun:
     command: str
     num_threads: int
     online: online.OnlineConfig | None = None
+    held_out: float = 0.0  # share of the episodes that is not learnt from
 
     def build(self, buffer: EpisodeSampler) -> tuple[Model, runs.RunConfig]:
         """Build the model, and say what the run depends on.
@@ -179,6 +183,7 @@ class TrainingRun:
             command=self.command,
             versions=runs.versions(),
             num_threads=self.num_threads,
+            held_out=self.held_out,
         )
 
     def begin(self, buffer: EpisodeSampler, *, resume: bool) -> tuple[Model, runs.RunConfig]:
@@ -251,13 +256,17 @@ class TrainingRun:
             load_weights(model, read_pretrained(final).tensors, where=str(final))
 
     def _open_data(self, model: Model, buffer: EpisodeSampler) -> tuple[Sampler, Callback, list[Callback]]:
-        """Return what is trained on, what logs it, and the callbacks that online data needs."""
+        """Return what is trained on, what logs it, and the callbacks that evaluate, or that online data needs."""
         from worldline.data.buffer import ReplayBuffer
-        from worldline.training.callbacks import DataCallback, EvaluationCallback, LoggingCallback
+        from worldline.training.callbacks import DataCallback, EvaluationCallback, HeldOutCallback, LoggingCallback
         from worldline.training.distributed import join
 
         if self.online is None:
-            return buffer, LoggingCallback(self.out, console=False), []
+            logging = LoggingCallback(self.out, console=False)
+            if not self.held_out:
+                return buffer, logging, []
+            learnt_from, held_out = buffer.split(self.held_out, seed=self.training.seed)
+            return learnt_from, logging, [HeldOutCallback(held_out)]
         if self.training.strategy == "fsdp" and not join().is_alone:
             raise ConfigError("With --env, every process acts with the whole model. Use --strategy ddp.")
         assert isinstance(buffer, ReplayBuffer)
@@ -291,48 +300,6 @@ def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed:
         return create_model(name, device=device, **{**given, **settings})
 
 
-def _open_data(options: TrainOptions) -> ReplayBuffer | Dataset:
-    """Return the episodes of the data; where they are learnt from online, with room for more.
-
-    Raises:
-        FileError: The data is missing or damaged.
-        ConfigError: The environment is unknown, or not that of the data; or there is more data than memory takes.
-    """
-    from worldline.data.dataset import Dataset
-
-    loaded = None if options.data is None else _load(options.data, options.out / runs.IMPORTED)
-    if not options.online.env:
-        assert loaded is not None
-        return loaded
-    if isinstance(loaded, Dataset):
-        raise ConfigError(
-            f"{options.data} is mapped from the disk, and nothing can be added to it. Leave out --env, or learn from "
-            f"less: worldline convert writes a folder of columns as .npz."
-        )
-    return online.open_buffer(options.online, loaded)
-
-
-def _load(path: Path, import_to: Path) -> ReplayBuffer | Dataset:
-    """Return data of any format; of several processes the first one imports what is too large for memory."""
-    from worldline.cli.terminal import progress, step_progress
-    from worldline.data.buffer import ReplayBuffer
-    from worldline.data.dataset import Dataset
-    from worldline.data.loading import mapped_folder
-    from worldline.training.distributed import join
-
-    def find() -> str | None:
-        with step_progress(f"Importing {path} into {import_to}") as on_episodes:
-            folder = mapped_folder(path, import_to, on_episodes=on_episodes)
-        return None if folder is None else str(folder)
-
-    folder = join().first(find)
-    if folder is None:
-        return ReplayBuffer.load(path)
-    data = Dataset(folder)
-    progress.print(f"{folder} is mapped from the disk: {data.num_transitions:,} steps.", soft_wrap=True, markup=False)
-    return data
-
-
 def parse_arguments(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
     """Return the options, checked, and the model's settings.
 
@@ -342,6 +309,10 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, A
     options, settings = _given(arguments)
     if options.limit_steps < 0:
         raise ConfigError(f"--limit-steps must be at least 0; got {options.limit_steps}.")
+    if not 0 <= options.held_out < 1:
+        raise ConfigError(f"--held-out is a share of the episodes, such as 0.1, or 0; got {options.held_out}.")
+    if options.online.env and options.held_out:
+        raise ConfigError("--held-out is for data that is there: give --data, and leave out --env.")
     if options.online.env and options.training.overfit_batches:
         raise ConfigError("--overfit-batches needs data that is there: give --data, and leave out --env.")
     if not options.online.env:
@@ -376,6 +347,7 @@ def _given(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
         training=_without_total(saved),
         online=dataclasses.replace(saved.online, env_settings=()) if saved.online else online.OnlineConfig(),
         num_threads=saved.num_threads,
+        held_out=saved.held_out,
         resume=False,
         profile=False,
         fast_dev_run=False,

@@ -51,6 +51,10 @@ class EpisodeSampler(abc.ABC):
         """Number of steps held, over all episodes; also `len`."""
 
     @abc.abstractmethod
+    def split(self, held_out: float, *, seed: int = 0) -> tuple[EpisodeSampler, EpisodeSampler]:
+        """Return two such samplers, the second of the fraction `held_out` of the episodes, drawn by `seed`."""
+
+    @abc.abstractmethod
     def _episode_meta(self, index: int) -> Mapping[str, Any]:
         """Return what is known of an episode."""
 

@@ -15,17 +15,21 @@ from worldline.report.svg import COLORS, LineChart, Series
 _MACHINE = ("steps_per_second", "data_wait", "memory_mb", "device_memory_mb")
 _NOT_DRAWN = {"step", "learning_rate", "rows_per_second", "train_seconds"}  # rows are steps times a constant
 _MAX_CURVES = 24
+_EVALUATION = "eval/"  # what the logs put before results of evaluations
 _SMALL: dict[str, Any] = {"width": 260, "height": 170}
 
 
 def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     """Return one small chart per metric over optimiser steps; what `machine_curves` draws is left out.
 
+    A metric that evaluations have as well, on data that was held out, has both lines in its chart.
+
     Args:
         rows: Lines of `metrics.jsonl`, each with "step"; a metric may be missing from some of them.
     """
-    names = _losses(rows)
-    charts = [_curve(name, {name: rows}) for name in names[:_MAX_CURVES]]
+    found = _losses(rows)
+    names = [name for name in found if not name.startswith(_EVALUATION) or name.removeprefix(_EVALUATION) not in found]
+    charts = [_with_evaluation(name, rows) for name in names[:_MAX_CURVES]]
     return Figure(charts=charts, caption=f"Each point is one logged step.{_left_out(names)}")
 
 
@@ -180,6 +184,15 @@ def _curve(name: str, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Line
             x, y = [step for step, _ in points], [value for _, value in points]
             series.append(Series(name=label, x=x, y=y, color=color, is_dashed=is_dashed))
     return LineChart(title=_readable(name), series=series, x_label="optimiser step", **_SMALL)
+
+
+def _with_evaluation(name: str, rows: Sequence[Mapping[str, float]]) -> LineChart:
+    """Return the chart of a metric, with a second line where evaluations have it as well."""
+    chart, evaluated = _curve(name, {"training": rows}), _curve(_EVALUATION + name, {"held out": rows})
+    if not evaluated.series:
+        return chart
+    second = dataclasses.replace(evaluated.series[0], color=COLORS[1])
+    return dataclasses.replace(chart, series=[*chart.series, second])
 
 
 def _losses(rows: Sequence[Mapping[str, float]]) -> list[str]:

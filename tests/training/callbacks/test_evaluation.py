@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from training.tiny_training import FEATURES, TinyModel, TinySampler, make_config, same_state, state_of
+from worldline.data.buffer import ReplayBuffer
 from worldline.data.synthetic import create_random_buffer
 from worldline.errors import ConfigError
-from worldline.training import Callback, CheckpointCallback, EvaluationCallback, Trainer
+from worldline.training import Callback, CheckpointCallback, EvaluationCallback, HeldOutCallback, Trainer
 
 
 def test_results_reach_all_callbacks_at_the_interval() -> None:
@@ -109,3 +111,34 @@ def test_the_averaged_weights_are_evaluated() -> None:
     assert not torch.equal(seen[0], trainer.model.net[0].weight)
     with trainer.averaged_weights():
         assert torch.equal(seen[0], trainer.model.net[0].weight)
+
+
+class Results(Callback):
+    def __init__(self) -> None:
+        self.losses: list[tuple[int, float]] = []
+
+    def on_eval_end(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.losses.append((step, metrics["loss"]))
+
+
+def test_held_out_data_are_the_same_batches_every_time() -> None:
+    """A model that learns next to nothing has the same loss each time, and it is that of the held-out data."""
+    data = create_random_buffer(1000, (FEATURES,), 2, num_episodes=8, episode_length=20)
+    held_out = ReplayBuffer(100, (FEATURES,), 2, action_sizes=(2,))
+    rows = np.zeros((100, FEATURES), np.float32)
+    held_out.add_episode(rows, np.eye(2, dtype=np.float32)[[0] * 100], np.full(100, 10.0), terminated=True)
+    results = Results()
+    callbacks = [HeldOutCallback(held_out, num_batches=4, interval=10), results]
+    model = Trainer(TinyModel(), make_config(learning_rate=1e-30), callbacks).train(data).eval()
+    with torch.no_grad():
+        expected = (model.net(torch.zeros(1, FEATURES)) - 10.0).square().item()
+    assert [step for step, _ in results.losses] == [10, 20]
+    assert [loss for _, loss in results.losses] == pytest.approx([expected] * 2)
+
+
+def test_held_out_data_change_nothing_in_training() -> None:
+    data, held_out = create_random_buffer(1000, (FEATURES,), 2, num_episodes=5, episode_length=20).split(0.2)
+    states = []
+    for callbacks in ([], [HeldOutCallback(held_out, interval=3)]):
+        states.append(state_of(Trainer(TinyModel(), make_config(), callbacks).train(data)))
+    assert same_state(*states)

@@ -5,7 +5,7 @@ from worldline.training.callbacks.checkpoint import CheckpointCallback
 from worldline.training.callbacks.clock import TrainingClock
 from worldline.training.callbacks.data import DataCallback
 from worldline.training.callbacks.early_stopping import EarlyStoppingCallback
-from worldline.training.callbacks.evaluation import EvaluationCallback
+from worldline.training.callbacks.evaluation import EvaluationCallback, HeldOutCallback
 from worldline.training.callbacks.logging import LoggingCallback
 from worldline.training.callbacks.profiler import ProfilerCallback
 from worldline.training.callbacks.progress import ProgressCallback
@@ -16,6 +16,7 @@ __all__ = [
     "DataCallback",
     "EarlyStoppingCallback",
     "EvaluationCallback",
+    "HeldOutCallback",
     "LoggingCallback",
     "ProfilerCallback",
     "ProgressCallback",
