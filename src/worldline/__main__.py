@@ -1,8 +1,6 @@
 """`python -m worldline COMMAND ...` is `worldline COMMAND ...`."""
 
-import sys
-
-from worldline.cli.main import main
+from worldline.cli.main import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

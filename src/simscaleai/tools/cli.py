@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from worldline.cli.main import Command, Program
+from worldline.cli.main import entry as run_and_end
 from worldline.cli.main import main as run
 
 _EPILOGUE = """\
@@ -41,5 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(arguments, PROGRAM)
 
 
+def entry() -> NoReturn:
+    """Run the command that the process was started with, and end the process."""
+    run_and_end(PROGRAM)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

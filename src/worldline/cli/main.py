@@ -12,6 +12,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from worldline import __version__
 from worldline.errors import WorldlineError, nearest
@@ -88,6 +89,21 @@ def main(arguments: Sequence[str] | None = None, program: Program = WORLDLINE) -
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return PIPE_CLOSED
+
+
+def entry(program: Program = WORLDLINE) -> NoReturn:
+    """Run the command that the process was started with, and end the process.
+
+    Of several that trained together, all but the first end at once, without taking Python down: a thread of gloo may
+    still be giving back the tensors of the last message, and aborts the process if it finds Python gone. They have
+    nothing left to write.
+    """
+    status = main(program=program)
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _run(arguments: list[str], program: Program) -> int:
