@@ -1,6 +1,7 @@
 """Finding commands, and what a user sees when something goes wrong."""
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -166,3 +167,14 @@ def test_the_installed_program_returns_the_status():
     _, error = process.communicate()
     assert process.returncode == 2
     assert error.startswith("error: There is no command 'nonsense'.")
+
+
+@pytest.mark.parametrize(("rank", "is_taken_down"), [("0", True), ("1", False)])
+@pytest.mark.parametrize(("argument", "status"), [("--version", 0), ("nonsense", 2)])
+def test_all_but_the_first_of_several_processes_end_at_once(rank, is_taken_down, argument, status):
+    code = "import atexit; atexit.register(print, 'taken down'); from worldline.cli.main import entry; entry()"
+    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": rank}
+    done = subprocess.run([sys.executable, "-c", code, argument], env=environment, capture_output=True, text=True)
+    assert done.returncode == status
+    assert ("taken down" in done.stdout) is is_taken_down
+    assert ("worldline" in done.stdout) is (status == 0)  # nothing that was printed is lost
