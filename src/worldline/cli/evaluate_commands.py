@@ -57,7 +57,6 @@ def open_shield(path: Path, env: RowEnv, *, policy: Policy, device: str, data: R
         ConfigError: It is no shield, or one for another environment; the policy takes no commands; or the shield is not
             calibrated, and there are no data.
     """
-
     if not isinstance(policy, CommandedPolicy):
         raise ConfigError("--shield is for models that obey commands (udrl); this one takes none. Leave it out.")
     folder = saved_model(path.expanduser())
@@ -98,7 +97,6 @@ def obedience(
         num_commands: How many commands.
         evaluate: Runs episodes of a policy, under a label.
     """
-
     told = commands_in(data, num_commands)
     done = [
         evaluate(CommandedPolicy(policy.model, command), f"Told {command[0]:.0f} steps, {command[1]:.1f}")
@@ -160,7 +158,6 @@ def false_alarms(shield: BaseShield, data: ReplayBuffer) -> Extras:
 
     Half of the episodes calibrate it anew, the other half is judged. Alphas that so few cannot promise are left out.
     """
-
     calibration, test = data.split(0.5)
     enough = [alpha for alpha in ALPHAS if calibration.num_episodes // 4 * 3 >= min_episodes(alpha)]
     if not enough:
@@ -203,7 +200,6 @@ def maps(shield: BaseShield, policy: CommandedPolicy, episode: Episode) -> Secti
 
 def command_map_at(shield: BaseShield, policy: CommandedPolicy, episode: Episode, row: int) -> LineChart:
     """Return the map of commands in the state of one row of an episode, with what was told, projected and done."""
-
     obs = episode.obs
     state = (
         {name: torch.from_numpy(column[row : row + 1]) for name, column in obs.items()}

@@ -178,9 +178,8 @@ class LeRobotRecording(Recording):
                     raise FileError(f"{file} lacks {', '.join(missing)[:200]}. Restore it from a copy.")
                 self.num_steps += table.metadata.num_rows
                 groups = (table.metadata.row_group(index) for index in range(table.metadata.num_row_groups))
-                least = (
-                    8 * table.metadata.num_rows * (len(self._columns) + 1)
-                )  # of repeated numbers few bytes are stored
+                # Of repeated numbers few bytes are stored.
+                least = 8 * table.metadata.num_rows * (len(self._columns) + 1)
                 num_bytes += max(sum(group.total_byte_size for group in groups), least)
             self._file_bytes += regular_size(file)
             check_size(self.path, num_bytes, self._file_bytes, max_bytes)
