@@ -78,7 +78,7 @@ def serve():
 
 def ask(port, target, *, method="GET", hosts=None):
     """Send a request as it is written, without what a client would tidy up; return status, headers, text."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
     for host in [f"127.0.0.1:{port}"] if hosts is None else hosts:
         connection.putheader("Host", host)
@@ -432,7 +432,7 @@ def test_many_ask_at_once_while_a_run_is_written(root, serve):
     def train():
         with (root / "a" / "metrics.jsonl").open("ab", buffering=0) as file:
             step = 60
-            while not stop.is_set():
+            while not stop.wait(0.001):  # a writer without a pause would leave the server no time
                 file.write(b'{"step": %d, "loss"' % step)
                 file.write(b": 0.5}\n")
                 step += 10
