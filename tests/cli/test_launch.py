@@ -31,7 +31,17 @@ def train(data: Path, out: Path) -> list[str]:
 
 def launch(data: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "worldline", "launch", "--nproc", "2", *options, "--", *train(data, out)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    return start(command, log_of(out))
+
+
+def log_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.log")
+
+
+def start(command: list[str], log: Path, *, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a program whose standard error goes to a file: a pipe that nobody reads is full after nine losses."""
+    with log.open("a") as file:
+        return subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL, text=True, env=env)
 
 
 def steps_logged(out: Path) -> list[int]:
@@ -46,7 +56,7 @@ def steps_logged(out: Path) -> list[int]:
 def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
     until = time.monotonic() + MAX_SECONDS
     while not (steps := steps_logged(out)) or steps[-1] < step:
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, log_of(out).read_text()
         assert time.monotonic() < until, f"step {step} was not reached"
         time.sleep(0.01)
 
@@ -70,9 +80,8 @@ def workers(launcher: subprocess.Popen[str]) -> dict[int, int]:
     return found
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=MAX_SECONDS)
-    assert process.returncode == 0, errors
+def finish(process: subprocess.Popen[str], out: Path) -> None:
+    assert process.wait(timeout=MAX_SECONDS) == 0, log_of(out).read_text()
 
 
 def result(out: Path) -> tuple[bytes, list[dict[str, float]]]:
@@ -169,7 +178,7 @@ def outlive(data: Path, out: Path, kills: list[tuple[int, int]]) -> list[float]:
         began = time.monotonic()
         wait_for_step(process, out, min(reached + 5, NUM_STEPS))
         times.append(time.monotonic() - began)
-    finish(process)
+    finish(process, out)
     return times
 
 
@@ -232,17 +241,15 @@ def lose(host: str) -> None:
         os.kill(int(pid), signal.SIGKILL)
 
 
-def launch_on(address: str, data: Path, out: Path, log: Path, *more: str) -> subprocess.Popen[str]:
+def launch_on(address: str, data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     """Start one of the two launchers, with one process each."""
     index = list(HOSTS).index(address)
     options = ["--nproc", "1", "--nnodes", "2", "--node-rank", str(index), "--rdzv", "10.79.0.1:29400"]
     command = [sys.executable, "-m", "worldline", "launch", *options, "--local-addr", address, "--", *train(data, out)]
-    return subprocess.Popen(
+    return start(
         ["ip", "netns", "exec", HOSTS[address], *command, *more],
+        log_of(out),
         env={**os.environ, "GLOO_SOCKET_IFNAME": f"worldline-{index}"},
-        stdout=subprocess.DEVNULL,
-        stderr=log.open("a"),
-        text=True,
     )
 
 
@@ -250,15 +257,15 @@ def launch_on(address: str, data: Path, out: Path, log: Path, *more: str) -> sub
 def test_a_lost_host_that_comes_back_is_taken_up_again(
     data: Path, expected: tuple[bytes, list[dict[str, float]]], tmp_path: Path, hosts: list[str]
 ) -> None:
-    out, log = tmp_path / "run", tmp_path / "log"
-    first, second = (launch_on(address, data, out, log) for address in hosts)
+    out = tmp_path / "run"
+    first, second = (launch_on(address, data, out) for address in hosts)
     wait_for_step(first, out, 35)
     lose(HOSTS[hosts[1]])
     second.wait()
     assert steps_logged(out)[-1] < NUM_STEPS
-    second = launch_on(hosts[1], data, out, log, "--resume")
+    second = launch_on(hosts[1], data, out, "--resume")
     for launcher in (first, second):
-        assert launcher.wait(timeout=MAX_SECONDS) == 0, log.read_text()
+        finish(launcher, out)
     assert result(out) == expected
 
 
@@ -276,11 +283,10 @@ def test_a_launcher_that_is_told_to_stop_leaves_a_run_that_goes_on(
     process = launch(data, out)
     wait_for_step(process, out, 15)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=MAX_SECONDS)
-    assert process.returncode == status, errors
-    assert "Go on where it stopped with" in errors
+    assert process.wait(timeout=MAX_SECONDS) == status, log_of(out).read_text()
+    assert "Go on where it stopped with" in log_of(out).read_text()
     saved = sorted((out / "checkpoints").glob("step_*"))[-1]
     assert saved.name == f"step_{steps_logged(out)[-1]:08d}"  # the last step that was done, not the last interval
     again = [sys.executable, "-m", "worldline", "launch", "--nproc", "2", "--", *train(data, out), "--resume"]
-    finish(subprocess.Popen(again, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True))
+    finish(start(again, log_of(out)), out)
     assert result(out) == expected
