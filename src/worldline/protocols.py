@@ -207,6 +207,14 @@ class Shield(Protocol):
         ...
 
 
+class Calibrated(Protocol):
+    """What a shield's calibration found: its thresholds at every alpha, without another one."""
+
+    def limits(self, horizons: Tensor, alpha: float) -> Tensor:
+        """Return the scores above which commands of these horizons `[B]` are flagged at `alpha`, `[B]` on the CPU."""
+        ...
+
+
 class DensityShield(Shield, Protocol):
     """A shield that also says where its boundary lies, and can be calibrated."""
 
@@ -218,6 +226,6 @@ class DensityShield(Shield, Protocol):
         """Return by how much the scores of commands, without those of their states, are above the threshold, `[B]`."""
         ...
 
-    def calibrate(self, dataset: HasEpisodes, alpha: float = 0.05, *, seed: int = 0) -> None:
+    def calibrate(self, dataset: HasEpisodes, alpha: float = 0.05, *, seed: int = 0) -> Calibrated:
         """Set the threshold so that at most `alpha` of what the data support is flagged."""
         ...

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -127,13 +129,38 @@ def test_projection_that_does_not():
     assert not result.holds
 
 
+@dataclasses.dataclass
+class Largest:
+    """Flags returns above the share `1 - alpha` of the largest one."""
+
+    largest: float
+
+    def limits(self, horizons: Tensor, alpha: float) -> Tensor:
+        return torch.full_like(horizons, (1 - alpha) * self.largest)
+
+
 class Calibrated(Ruler):
     """A Ruler whose limit is the share `1 - alpha` of the largest return of what it is calibrated with."""
 
     limit = 10.0
 
-    def calibrate(self, dataset: ReplayBuffer, alpha: float = 0.05, *, seed: int = 0) -> None:
-        self.limit = (1 - alpha) * max(float(episode.rewards.sum()) for episode in dataset.episodes())
+    def __init__(self) -> None:
+        self.times: list[str] = []  # what was done, shared by all copies
+
+    def __deepcopy__(self, memo: object) -> Calibrated:
+        copied = Calibrated()
+        copied.times = self.times
+        return copied
+
+    def calibrate(self, dataset: ReplayBuffer, alpha: float = 0.05, *, seed: int = 0) -> Largest:
+        self.times.append("calibrate")
+        found = Largest(max(float(episode.rewards.sum()) for episode in dataset.episodes()))
+        self.limit = (1 - alpha) * found.largest
+        return found
+
+    def score(self, state: Tensor, command: Tensor) -> Tensor:
+        self.times.append("score")
+        return command[:, 1]
 
     def excess(self, state: Tensor, command: Tensor) -> Tensor:
         return command[:, 1] - self.limit
@@ -155,6 +182,7 @@ def test_a_calibration_curve_counts_what_each_alpha_flags():
     low, high = curve[1].interval95
     assert low <= curve[1].rate <= high
     assert shield.limit == 10.0  # as it was
+    assert shield.times == ["calibrate", "score"]  # once for all alphas
 
 
 def test_a_map_of_commands():

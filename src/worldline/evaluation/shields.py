@@ -210,19 +210,22 @@ def calibration_curve(
     """Return the false alarms at several alphas; the shield itself stays as it is.
 
     Args:
-        shield: A copy of it is calibrated anew for each alpha.
+        shield: A copy of it is calibrated anew, once: the scores of the episodes give the thresholds of all alphas.
         calibration: Episodes that it was not trained on.
         test: Others, not trained on either; one row of each is judged.
-        alphas: The rates that are asked for.
+        alphas: The rates that are asked for, one or more.
         seed: Of the calibration, and of the rows.
 
     Raises:
+        ConfigError: An alpha is not within (0, 1).
         DataError: There are too few episodes to calibrate with for the least alpha, or none to test.
     """
-    rows, copied, found = one_row_each(test, seed=seed), copy.deepcopy(shield), []
+    rows, copied = one_row_each(test, seed=seed), copy.deepcopy(shield)
+    calibrated = copied.calibrate(calibration, min(alphas), seed=seed)  # the least takes the most episodes
+    scores, horizons = torch.from_numpy(score(copied, rows)), rows.commands[:, 0]
+    found = []
     for alpha in alphas:
-        copied.calibrate(calibration, alpha, seed=seed)
-        num_flagged = int(is_flagged(copied, rows).sum())
+        num_flagged = int((scores > calibrated.limits(horizons, alpha)).sum())
         found.append(FalseAlarms(alpha=alpha, num_rows=len(rows), num_flagged=num_flagged))
     return found
 

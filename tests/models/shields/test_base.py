@@ -161,6 +161,20 @@ def test_false_alarms_are_as_rare_as_promised(model: str, unit: str, data: Repla
     assert np.std(rates) > 0
 
 
+def test_one_calibration_tells_the_thresholds_of_every_alpha(model: str, data: ReplayBuffer):
+    built = shield(model, data, num_horizon_bins=2, **SOLVER_STEPS.get(model, {}))
+    episodes, horizons = recorded(200, seed=4), torch.arange(1.0, 40.0)
+    calibration = built.calibrate(episodes, 0.05)
+    assert torch.equal(calibration.thresholds(0.05), built.thresholds)
+    built.calibrate(episodes, 0.2)
+    assert torch.equal(calibration.thresholds(0.2), built.thresholds)  # as if calibrated anew
+    assert calibration.limits(horizons, 0.2).tolist() == [
+        built.thresholds[int(horizon > built.edges[0])].item() for horizon in horizons
+    ]
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        calibration.thresholds(1.0)
+
+
 def test_bins_of_the_horizon_have_thresholds_of_their_own(model: str, data: ReplayBuffer):
     built = shield(model, data, num_horizon_bins=3, **SOLVER_STEPS.get(model, {}))
     built.calibrate(recorded(400, seed=4), 0.1)

@@ -43,10 +43,10 @@ from worldline.errors import ConfigError, DataError
 from worldline.models import observations
 from worldline.models.base import Model
 from worldline.models.observations import blank, check_shapes, shapes_by_name
-from worldline.models.shields.calibration import EpisodeRows
+from worldline.models.shields.calibration import Calibration, EpisodeRows, check_alpha
 from worldline.models.shields.projection import nearest_allowed
 from worldline.nn.normalizer import Normalizer
-from worldline.ops.conformal import conformal_threshold, draw_rows, worst_scores
+from worldline.ops.conformal import draw_rows, worst_scores
 from worldline.ops.masking import masked_mean
 from worldline.protocols import HasEpisodes
 from worldline.statistics import ColumnStatistics
@@ -90,10 +90,7 @@ class ShieldConfig:
                 raise ConfigError(f"{name} must be between {low} and {high}; got {getattr(self, name)}.")
         shapes = shapes_by_name(self.obs_shape)
         if images := {name: shape for name, shape in shapes.items() if is_image(shape)}:
-            raise ConfigError(
-                f"Shields read vectors, not images; got {images}. Record the environment's state, or features of the "
-                "images, instead."
-            )
+            raise ConfigError(f"Shields read vectors, not images; got {images}. Record states, or features of images.")
         check_shapes(shapes, {})
 
     @staticmethod
@@ -290,8 +287,10 @@ class BaseShield(Model, abc.ABC):
     @torch.no_grad()
     def calibrate(
         self, dataset: HasEpisodes, alpha: float = 0.05, *, unit: Literal["row", "episode"] = "row", seed: int = 0
-    ) -> None:
+    ) -> Calibration:
         """Set the threshold so that at most `alpha` of what the data support is flagged; see the module's docstring.
+
+        Returned is what the threshold was taken from, which tells those of other alphas.
 
         Args:
             dataset: Episodes that were not trained on, such as the second buffer of `ReplayBuffer.split`.
@@ -303,23 +302,25 @@ class BaseShield(Model, abc.ABC):
             ConfigError: `alpha` is not within (0, 1).
             DataError: There are too few episodes for this alpha.
         """
-        if not 0 < alpha < 1:
-            raise ConfigError(f"alpha is {alpha}; expected a rate between 0 and 1, such as 0.05.")
+        check_alpha(alpha)
         generator = torch.Generator().manual_seed(seed)
         rows = EpisodeRows.of(dataset.episodes(), self.shapes)
         reference, scale, rest = rows.divide(generator, alpha=alpha)
         self.reference.copy_(self._normalized_states(reference.draw(len(self.reference), generator).obs))
         self._calibrate_scales(scale.draw(_ROWS, generator))
+        found = []
         for index in range(len(self.thresholds)):
             within = rest.where(self._bins(rest.commands[:, 0].to(self.edges)).cpu() == index)
             within.check_enough(alpha, horizon_bin=index)
             if unit == "row":
-                scores = self._scores(within.rows(draw_rows(within.lengths, generator=generator)))
+                found.append(self._scores(within.rows(draw_rows(within.lengths, generator=generator))))
             else:
-                scores = worst_scores(self._scores(within), within.lengths)
-            # Above 0, so that anchors are allowed. That can only spare false alarms.
-            self.thresholds[index] = conformal_threshold(scores, alpha).clamp(min=2 * _MARGIN)
+                found.append(worst_scores(self._scores(within), within.lengths))
+        # Thresholds are above 0, so that anchors are allowed. That can only spare false alarms.
+        calibration = Calibration(scores=tuple(found), edges=self.edges.cpu().clone(), least=2 * _MARGIN)
+        self.thresholds.copy_(calibration.thresholds(alpha))
         self._is_calibrated = True
+        return calibration
 
     def _calibrate_scales(self, rows: EpisodeRows) -> None:
         states, commands = self.normalized_pair(rows.obs, rows.commands)

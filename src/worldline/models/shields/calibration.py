@@ -1,4 +1,4 @@
-"""The rows of held-out episodes, and their division for calibration."""
+"""The rows of held-out episodes, their division for calibration, and the thresholds that come of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from worldline.episode import Episode
-from worldline.errors import DataError
-from worldline.ops.conformal import min_episodes
+from worldline.errors import ConfigError, DataError
+from worldline.ops.conformal import conformal_threshold, min_episodes
 
 _SHARE = 8  # one episode in so many gives states to compare with, and one in so many the scales of the scores
 
@@ -87,3 +87,31 @@ class EpisodeRows:
                 f"alpha={alpha:g} takes {min_episodes(alpha)}. Pass more episodes, or build the shield with a smaller "
                 "num_horizon_bins."
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Calibration:
+    """The scores that a shield was calibrated with, on the CPU: they give the thresholds at every alpha."""
+
+    scores: tuple[Tensor, ...]  # of each bin of the horizon, [n], one of each episode
+    edges: Tensor  # [bins - 1] horizons between two bins
+    least: float  # no threshold is below it
+
+    def thresholds(self, alpha: float) -> Tensor:
+        """Return the threshold of each bin, `[bins]`; infinite where there are too few scores for `alpha`.
+
+        Raises:
+            ConfigError: `alpha` is not within (0, 1).
+        """
+        check_alpha(alpha)
+        return torch.stack([conformal_threshold(scores, alpha) for scores in self.scores]).clamp(min=self.least)
+
+    def limits(self, horizons: Tensor, alpha: float) -> Tensor:
+        """Return the threshold at `alpha` for each of the horizons `[...]`; raises as `thresholds` does."""
+        return self.thresholds(alpha)[torch.bucketize(horizons.contiguous(), self.edges)]
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise a ConfigError unless `alpha` is within (0, 1)."""
+    if not 0 < alpha < 1:
+        raise ConfigError(f"alpha is {alpha}; expected a rate between 0 and 1, such as 0.05.")
