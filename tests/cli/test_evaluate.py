@@ -34,6 +34,13 @@ def test_a_run_without_a_final_model_is_evaluated_at_its_newest_checkpoint(finis
     assert evaluate(capsys, tmp_path / "run")["returns"] == evaluate(capsys, finished_run)["returns"]
 
 
+def test_the_report_of_a_single_episode_has_no_intervals(tmp_path):
+    assert run("eval", "random", "--env", "CartPole-v1", "--episodes", 1, "--out", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "one episode has no interval" in text
+    assert "nan" not in text
+
+
 def test_table(finished_run, capsys):
     assert run("eval", finished_run, "--env", "CartPole-v1", "--episodes", 2, "--stochastic", "--device", "cpu") == 0
     text = capsys.readouterr().out

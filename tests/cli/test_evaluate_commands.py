@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from worldline.cli.evaluate_commands import CLIPPED, NO_SHIELD
+from worldline.cli.measured import obedience_texts
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.make import make_env
@@ -128,6 +129,11 @@ def test_commands_of_the_data_are_told(shielded, agent, recorded):
     assert obedience["return"]["slope"] == pytest.approx(agreement([value for _, value in told], done).slope)
     assert "Desired and obtained return" in text
     assert "Desired and obtained steps" in text
+    result = evaluate_policy(
+        lambda: make_env("CartPole-v1"), CommandedPolicy(model, told[0]), num_episodes=3, seed=10**6
+    )
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL)]
+    assert [text for row in obedience_texts(told[0], result).values() for text in row] in rows
 
 
 def test_the_report_has_maps_with_axes(shielded):

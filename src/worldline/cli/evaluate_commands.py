@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from worldline.cli.collect import check_built_for
+from worldline.cli.measured import OBEDIENCE, interval_text, obedience_texts
 from worldline.cli.runs import saved_model
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
@@ -24,7 +25,7 @@ from worldline.episode import Episode
 from worldline.errors import ConfigError
 from worldline.evaluation.commands import agreement, commands_in
 from worldline.evaluation.rollout import EvaluationResult
-from worldline.evaluation.shields import ALPHAS, FalseAlarms, calibration_curve, command_map
+from worldline.evaluation.shields import ALPHAS, calibration_curve, command_map
 from worldline.models.commanded import CommandedPolicy
 from worldline.models.shielded import ShieldedPolicy
 from worldline.models.shields import BaseShield
@@ -117,24 +118,13 @@ def obedience(
 def _obedience_section(
     told: Sequence[tuple[float, float]], done: Sequence[EvaluationResult], numbers: Mapping[str, Any]
 ) -> Section:
-
     means = {"return": [r.mean for r in done], "steps": [sum(r.lengths) / len(r.lengths) for r in done]}
     intervals = {"return": [r.interval95 for r in done], "steps": [r.length_interval95 for r in done]}
     asked = {"return": [value for _, value in told], "steps": [steps for steps, _ in told]}
     charts = [obedience_chart(what, asked[what], {"model": means[what]}, {"model": intervals[what]}) for what in asked]
-    header = ("Told: steps", "Return", "Done: steps", "95% interval", "Return", "95% interval")
-    rows = [
-        (
-            f"{command[0]:.0f}",
-            f"{command[1]:.1f}",
-            *(
-                text
-                for what in ("steps", "return")
-                for text in (f"{means[what][index]:.1f}", _written(intervals[what][index]))
-            ),
-        )
-        for index, command in enumerate(told)
-    ]
+    header = [f"{what.capitalize()}: {name}" for what in ("steps", "return") for name in OBEDIENCE]
+    texts = [obedience_texts(command, result) for command, result in zip(told, done, strict=True)]
+    rows = [(*of_command["steps"], *of_command["return"]) for of_command in texts]
     agreed = "; ".join(
         f"{what}: rank correlation {_number(numbers[what]['spearman'])}, slope {_number(numbers[what]['slope'])}, mean "
         f"distance of an episode {numbers[what]['mean_distance']:.1f}"
@@ -164,7 +154,12 @@ def false_alarms(shield: BaseShield, data: ReplayBuffer) -> Extras:
         return Extras()
     curve = calibration_curve(shield, calibration, test, alphas=enough)
     rows = [
-        (f"{point.alpha:.0%}", f"{point.rate:.1%}", _percent(point), f"{point.num_flagged} of {point.num_rows}")
+        (
+            f"{point.alpha:.0%}",
+            f"{point.rate:.1%}",
+            interval_text(point.interval95, ".1%"),
+            f"{point.num_flagged} of {point.num_rows}",
+        )
         for point in curve
     ]
     chart = calibration_chart({shield.family: [(point.alpha, point.rate, point.interval95) for point in curve]})
@@ -229,15 +224,6 @@ def _widened(low: float, high: float, value: float) -> tuple[float, float]:
     """Return a range that also holds the value, if that is not too far from it."""
     room = _OVERHANG * (high - low)
     return max(min(low, value), low - room), min(max(high, value), high + room)
-
-
-def _written(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.1f} to {interval[1]:.1f}" if math.isfinite(interval[0]) else "-"
-
-
-def _percent(point: FalseAlarms) -> str:
-    low, high = point.interval95
-    return f"{low:.1%} to {high:.1%}"
 
 
 def _number(value: float | None) -> str:

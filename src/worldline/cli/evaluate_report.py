@@ -8,8 +8,9 @@ from pathlib import Path
 from worldline.cli import runs
 from worldline.cli.collect import RANDOM
 from worldline.cli.evaluate_run import Evaluation
-from worldline.cli.measured import returns_rows
+from worldline.cli.measured import finite_or_none, interval_or_none, interval_text, returns_rows
 from worldline.cli.reporting import footer
+from worldline.cli.terminal import describe_interval
 from worldline.evaluation.rollout import EvaluationResult
 from worldline.evaluation.statistics import wilson_interval
 from worldline.evaluation.video import film_strip, side_by_side, write_video
@@ -78,19 +79,18 @@ def _page(evaluation: Evaluation) -> Page:
 
 def _tiles(result: EvaluationResult) -> list[Tile]:
     tiles = []
-    rate, interval = result.success_rate, result.success_interval95
-    if rate is not None and interval is not None:
-        note = f"{interval[0]:.1%} to {interval[1]:.1%}"
+    if (rate := result.success_rate) is not None:
+        note = interval_text(result.success_interval95, ".1%")
         tiles.append(Tile(label="Success", value=f"{rate:.1%}", note=note, is_main=True))
-    low, high = result.interval95
-    tiles.append(Tile(label="Return", value=f"{result.mean:.1f}", note=f"{low:.1f} to {high:.1f}", is_main=not tiles))
-    low, high = result.length_interval95
+    note = describe_interval(interval_or_none(result))
+    tiles.append(Tile(label="Return", value=f"{result.mean:.1f}", note=note, is_main=not tiles))
     length = sum(result.lengths) / len(result.lengths)
-    tiles.append(Tile(label="Length", value=f"{length:.1f}", note=f"{low:.1f} to {high:.1f}"))
+    note = describe_interval(finite_or_none(result.length_interval95))
+    tiles.append(Tile(label="Length", value=f"{length:.1f}", note=note))
     if result.crashes is not None:
-        low, high = wilson_interval(sum(result.crashes), len(result.crashes))
-        rate = sum(result.crashes) / len(result.crashes)
-        tiles.append(Tile(label="Crash", value=f"{rate:.1%}", note=f"{low:.1%} to {high:.1%}"))
+        crashed, num = sum(result.crashes), len(result.crashes)
+        note = interval_text(wilson_interval(crashed, num), ".1%")
+        tiles.append(Tile(label="Crash", value=f"{crashed / num:.1%}", note=note))
     return tiles
 
 

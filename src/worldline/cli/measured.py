@@ -12,12 +12,24 @@ from rich.table import Table
 from worldline.evaluation.rollout import EvaluationResult
 from worldline.evaluation.statistics import mean_interval95, wilson_interval
 
+OBEDIENCE = ("told", "mean done", "95% interval", "mean distance")  # the columns of `obedience_texts`
 _MAX_NAME = 24  # letters of a policy's name that a table has room for in one line
 
 
 def interval_or_none(result: EvaluationResult) -> list[float] | None:
     """Return the 95% interval of the mean as JSON knows it: None where a single episode has none."""
     return finite_or_none(result.interval95)
+
+
+def interval_text(interval: Sequence[float] | None, spec: str = ".1f") -> str:
+    """Write an interval, each end by a format specification; "-" where there is none.
+
+    >>> interval_text((0.25, 0.5), ".0%"), interval_text((float("nan"), float("nan"))), interval_text(None)
+    ('25% to 50%', '-', '-')
+    """
+    if interval is None or finite_or_none(interval) is None:
+        return "-"
+    return f"{interval[0]:{spec}} to {interval[1]:{spec}}"
 
 
 def finite_or_none(interval: Sequence[float]) -> list[float] | None:
@@ -81,18 +93,25 @@ def returns_table(title: str, measured: Mapping[str, EvaluationResult]) -> Table
 def obedience_table(command: tuple[float, float], result: EvaluationResult) -> Table:
     """Return the table of what was told and what was done."""
     table = Table(title="Told and done")
-    for name in ("", "told", "mean done", "95% interval", "mean distance"):
+    for name in ("", *OBEDIENCE):
         table.add_column(name, justify="right" if name else "left")
-    for name, told, done in (("steps", command[0], result.lengths), ("return", command[1], result.returns)):
-        low, high = mean_interval95(done)
-        table.add_row(
-            name,
+    for what, texts in obedience_texts(command, result).items():
+        table.add_row(what, *texts)
+    return table
+
+
+def obedience_texts(command: tuple[float, float], result: EvaluationResult) -> dict[str, tuple[str, str, str, str]]:
+    """Return what `OBEDIENCE` names, of "steps" and of "return", for the terminal and for reports."""
+    both = {"steps": (command[0], result.lengths), "return": (command[1], result.returns)}
+    return {
+        what: (
             f"{told:.1f}",
             f"{statistics.fmean(done):.1f}",
-            f"{low:.1f} to {high:.1f}" if math.isfinite(low) else "-",
+            interval_text(mean_interval95(done)),
             f"{statistics.fmean(abs(value - told) for value in done):.1f}",
         )
-    return table
+        for what, (told, done) in both.items()
+    }
 
 
 def returns_rows(measured: Mapping[str, EvaluationResult]) -> tuple[list[str], list[list[str]]]:
@@ -114,8 +133,8 @@ def returns_rows(measured: Mapping[str, EvaluationResult]) -> tuple[list[str], l
 
 def _outcomes(result: EvaluationResult) -> dict[str, str]:
     """Return mean return and the rate of each outcome, each with its interval."""
-    interval = interval_or_none(result)
-    found = {"mean return": f"{result.mean:.1f}" + (f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else "")}
+    interval = interval_text(result.interval95)
+    found = {"mean return": f"{result.mean:.1f}" + (f" ({interval})" if interval != "-" else "")}
     for name, values in result.outcomes.items():
         low, high = wilson_interval(sum(values), len(values))
         found[name] = f"{statistics.fmean(values):.0%} ({100 * low:.0f} to {100 * high:.0f})"
@@ -123,13 +142,13 @@ def _outcomes(result: EvaluationResult) -> dict[str, str]:
 
 
 def _columns(result: EvaluationResult) -> dict[str, str]:
-    interval, rate, success = interval_or_none(result), result.success_rate, result.success_interval95
+    rate = result.success_rate
     return {
         "success": "-" if rate is None else f"{rate:.1%}",
-        "its interval": "-" if success is None else f"{success[0]:.1%} to {success[1]:.1%}",
+        "its interval": interval_text(result.success_interval95, ".1%"),
         "mean return": f"{result.mean:.1f}",
         "std": f"{result.std:.1f}",
-        "95% interval": f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "-",
+        "95% interval": interval_text(result.interval95),
         "min": f"{min(result.returns):.1f}",
         "max": f"{max(result.returns):.1f}",
         "mean length": f"{statistics.fmean(result.lengths):.1f}",
