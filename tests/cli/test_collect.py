@@ -53,7 +53,7 @@ def test_a_trained_policy_collects(finished_run, tmp_path):
         (["CartPole-v1", "--out", "a.pkl"], "must end in .npz"),
         (["CartPole-v1", "--out", "."], "is a folder"),
         (["CartPole-v1", "--out", "a.npz", "--seed", "-1"], "--seed must be between 0 and 4294967295; got -1"),
-        (["CartPole-v1", "--out", "a.npz", "--episodes", "0"], "num_episodes must be at least 1"),
+        (["CartPole-v1", "--out", "a.npz", "--episodes", "0"], "--episodes must be at least 1; got 0."),
         (["CartPole-v1", "--out", "a.npz", "--policy", "nowhere"], "there is no such folder"),
     ],
 )

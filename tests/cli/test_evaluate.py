@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from worldline.data.buffer import ReplayBuffer
@@ -149,3 +150,32 @@ def test_a_folder_with_numbers_report_and_videos(tmp_path, capsys):
     assert "add --out" in capsys.readouterr().err
     assert run("eval", "expert", "--env", "robot:reach", "--episodes", 1, "--videos", 2, "--out", out) == 2
     assert "--videos must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--episodes", 0], "--episodes must be at least 1; got 0."),
+        (["--out", "there"], "there is a file. Choose a folder with --out."),
+        (["--out", "new", "--data", "pendulum.npz"], "of another environment than --env CartPole-v1"),
+        (["--env-set", "frames"], "--env-set takes KEY=VALUE, such as --env-set action_repeat=2; got 'frames'."),
+    ],
+)
+def test_mistakes_are_told_before_any_episode(arguments, message, finished_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").write_text("precious")
+    other = ReplayBuffer(100, (3,), 1, action_sizes=())
+    other.add_episode(np.zeros((5, 3)), np.zeros((5, 1)), np.ones(5), terminated=True)
+    other.save("pendulum.npz")
+    capsys.readouterr()
+    assert run("eval", finished_run, "--env", "CartPole-v1", "--device", "cpu", "--episodes", 2, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error.replace("\n", " ")
+    assert "Evaluating" not in error
+    assert (tmp_path / "there").read_text() == "precious"
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_expert_that_there_is_not(capsys):
+    assert run("eval", "expert", "--env", "Acrobot-v1") == 2
+    assert "Acrobot-v1 has no scripted policy 'expert'. Those with some: CartPole-v1" in capsys.readouterr().err

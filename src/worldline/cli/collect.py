@@ -13,12 +13,13 @@ from worldline.cli.options import (
     Command,
     EnvSettings,
     NumThreads,
+    check_episodes,
     check_seed,
     parse,
     parse_env_settings,
     set_num_threads,
 )
-from worldline.envs.scripted import SCRIPTED
+from worldline.envs.scripted import NAMES, SCRIPTED
 from worldline.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str]) -> None:
 
     options = parse(CollectOptions, arguments, command="collect", description=_DESCRIPTION)
     check_seed(options.seed)
+    check_episodes(options.episodes)
     check_output(options.out, overwrite=options.overwrite)
     make_folder(options.out.parent)
     set_num_threads(options.num_threads)
@@ -163,7 +165,7 @@ def open_policy(
     from worldline.envs.scripted import scripted_names, scripted_policy
     from worldline.evaluation.rollout import RandomPolicy
 
-    if policy == RANDOM or policy in scripted_names(env_id):
+    if policy == RANDOM or policy in scripted_names(env_id) or (policy in NAMES and not Path(policy).exists()):
         _check_no_command(command, f"The policy {policy!r}")
         if policy == RANDOM:
             return RandomPolicy(env.data_spec)

@@ -18,6 +18,7 @@ from worldline.cli.options import (
     EnvSettings,
     NumThreads,
     Stochastic,
+    check_episodes,
     check_seed,
     parse,
     parse_env_settings,
@@ -207,8 +208,7 @@ def _trainings(config: CompareConfig) -> dict[str, tuple[dict[str, Any], Trainin
     from worldline import registry
 
     _ = config.way_of_acting  # refuses contradictions before anything is trained
-    if config.episodes < 1:
-        raise ConfigError(f"--episodes must be at least 1; got {config.episodes}.")
+    check_episodes(config.episodes)
     names = [f"{family.name}:{size}" for family, size in map(registry.resolve, config.models)]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--models takes one or more models, each once; got {' '.join(names) or 'none'}.")

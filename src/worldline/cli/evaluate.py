@@ -17,6 +17,7 @@ from worldline.cli.options import (
     EnvSettings,
     NumThreads,
     Stochastic,
+    check_episodes,
     check_seed,
     parse,
     set_num_threads,
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     options = parse(EvalOptions, arguments, command="eval", description=_DESCRIPTION)
     check_seed(options.seed)
+    check_episodes(options.episodes)
     _check_outputs(options)
     # These load torch: not before --help is answered.
     from worldline.cli.evaluate_report import write_evaluation

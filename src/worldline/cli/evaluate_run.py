@@ -21,6 +21,7 @@ from worldline.cli.evaluate_commands import (
 from worldline.cli.measured import result_numbers
 from worldline.cli.options import parse_env_settings, way_of_acting
 from worldline.cli.paired import Paired
+from worldline.cli.runs import make_folder
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.make import make_env
 from worldline.errors import ConfigError
@@ -93,11 +94,13 @@ def measure(options: EvalOptions) -> Evaluation:
         deterministic=asked,
         env_settings=env_settings,
     )
-    if data is not None and isinstance(policy, CommandedPolicy) and data.spec != env.data_spec:
+    if data is not None and data.spec != env.data_spec:
         raise ConfigError(
             f"The episodes of --data are of another environment than --env {options.env}: {data.spec}, not "
             f"{env.data_spec}. Give some that were recorded in it."
         )
+    if options.out is not None:  # before the episodes, which would be lost
+        make_folder(options.out)
     recordings = {key: Recording(num_filmed=options.videos) for key in ([NO_SHIELD, name] if shield else [name])}
     measured = {
         key: run(actor, recording=recordings.get(key), label=f"Evaluating {key}") for key, actor in policies.items()

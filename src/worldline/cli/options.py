@@ -64,8 +64,10 @@ def parse(
     return tyro.cli(cls, prog=prog, description=description, args=arguments, config=config, default=default)
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str], *, option: str = "--set", example: str = "units=64") -> dict[str, Any]:
     """Return the settings that "key=value" pairs ask for; values are read as YAML, so `[1, 2]` is a list.
+
+    Messages name the `option` that the pairs were given to, with an `example`.
 
     >>> parse_settings(["units=64", "eps=1e-8", "action_type=continuous"])
     {'units': 64, 'eps': 1e-08, 'action_type': 'continuous'}
@@ -77,13 +79,13 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set takes KEY=VALUE, such as --set units=64; got {pair!r}.")
+            raise ConfigError(f"{option} takes KEY=VALUE, such as {option} {example}; got {pair!r}.")
         if key in settings:
-            raise ConfigError(f"--set {key} is given twice. Give each setting once.")
+            raise ConfigError(f"{option} {key} is given twice. Give each setting once.")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"The value of --set {pair} cannot be read: {error}") from error
+            raise ConfigError(f"The value of {option} {pair} cannot be read: {error}") from error
         settings[key] = _number(value) if isinstance(value, str) else value
     return settings
 
@@ -98,6 +100,16 @@ def check_seed(seed: int) -> None:
         raise ConfigError(f"--seed must be between 0 and {(1 << 32) - 1}; got {seed}.")
 
 
+def check_episodes(episodes: int) -> None:
+    """Check the number of episodes that `--episodes` asks for.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1; got {episodes}.")
+
+
 def parse_env_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """Return the keywords of `make_env` that "key=value" pairs ask for.
 
@@ -107,7 +119,7 @@ def parse_env_settings(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: As for `parse_settings`.
     """
-    settings = parse_settings(pairs)
+    settings = parse_settings(pairs, option="--env-set", example="action_repeat=2")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 
 

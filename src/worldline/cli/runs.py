@@ -309,6 +309,8 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise FileError(f"{path} is a file. Choose a folder with --out.") from error
     except OSError as error:
         raise FileError(f"Cannot make the folder {path}: {error}. Choose one that you may write to.") from error
     if not os.access(path, os.W_OK):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from worldline.envs.make import make_env
-from worldline.envs.scripted import SCRIPTED, lunar_lander, scripted_names, scripted_policy
+from worldline.envs.scripted import NAMES, SCRIPTED, lunar_lander, scripted_names, scripted_policy
 from worldline.episode import Episode
 from worldline.errors import ConfigError
 from worldline.evaluation.rollout import collect_episodes
@@ -34,6 +34,7 @@ def test_every_environment_is_tested():
     robots = {env_id for env_id in SCRIPTED if env_id.startswith("robot:")}  # tests/envs/robot/test_experts.py
     assert RETURNS.keys() == SCRIPTED.keys() - robots
     assert {scripted_names(env_id) for env_id in RETURNS} == {("expert", "mixed")}
+    assert {name for env_id in SCRIPTED for name in scripted_names(env_id)} == set(NAMES)
     assert scripted_names("Acrobot-v1") == ()
 
 

@@ -26,6 +26,8 @@ SCRIPTED: dict[str, str] = {
     "robot:reach": "worldline.envs.robot.experts:REACH",
 }
 
+NAMES = ("expert", "mixed")  # what scripted policies are called; an environment may lack one
+
 
 def scripted_names(env_id: str) -> tuple[str, ...]:
     """Return the names of the scripted policies that an environment has."""
