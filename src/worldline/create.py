@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from worldline import registry
-from worldline.config import from_dict
+from worldline.config import from_dict, to_dict
 from worldline.device import resolve_device
 from worldline.errors import ConfigError, DataError, FileError, nearest
 
@@ -132,9 +132,12 @@ def rebuild(
         config = from_dict(config_class, saved.config, where="config")
     except ConfigError as error:
         raise ConfigError(f"{config_at} cannot be used: {error} {RESTORE}") from error
-    if from_dict(config_class, {**saved.config, **(settings or {})}, where=family.name) != config:
+    asked = from_dict(config_class, {**saved.config, **(settings or {})}, where=family.name)
+    has, given = to_dict(config), to_dict(asked)
+    if differing := [f"{name} is {has[name]}, not {given[name]}" for name in has if has[name] != given[name]]:
         raise ConfigError(
-            f"The model saved in {config_at} has other settings than those given. Load it without settings."
+            f"The model saved in {config_at} has other settings than those given: {'; '.join(differing)}. Use it with "
+            "data and settings like those that it was built for."
         )
     model_class = _model_class(family, adapt)
     # The shapes are compared before any memory is taken for them: the file may claim what it likes.

@@ -191,6 +191,15 @@ def resolve(name: str) -> tuple[Family, str]:
     return family, size
 
 
+def is_known(name: str) -> bool:
+    """Return whether `resolve` finds a model of this name."""
+    try:
+        resolve(name)
+    except ConfigError:
+        return False
+    return True
+
+
 def load(family: Family, attribute: str) -> Any:
     """Return an attribute of the family's module, importing it now."""
     return getattr(importlib.import_module(family.module), attribute)

@@ -7,6 +7,7 @@ import signal
 import tempfile
 import time
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -182,9 +183,16 @@ def test_wrong_settings(more, message, data, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("dreamerv4", "dreamerv3"), ("dreamerv3:size2m", "size12m"), ("runs/nowhere", "no saved model")],
+    [
+        ("dreamerv4", "dreamerv3"),
+        ("dreamerv3:size2m", "size12m"),
+        ("runs/nowhere", "no saved model"),
+        ("runs", "runs is neither a saved model nor a run"),
+    ],
 )
-def test_wrong_models(model, message, data, tmp_path, capsys):
+def test_wrong_models(model, message, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
     assert run("train", model, "--data", data, "--out", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
 
@@ -239,6 +247,10 @@ def test_a_run_is_only_resumed_as_it_was_begun(finished_run, data, tmp_path, cap
     assert run("collect", "CartPole-v1", "--episodes", 3, "--out", other) == 0
     assert run(*train(other, finished_run, "--resume")) == 2
     assert "the data was" in capsys.readouterr().err
+    assert run("train", "bc:small", "--data", data, "--out", finished_run, "--resume") == 2
+    error = capsys.readouterr().err
+    assert "the model was dreamerv3:size1m, not bc:small" in error
+    assert "the model's" not in error  # settings of another family
 
 
 @pytest.mark.parametrize("text", ["[", "- 1", "model: x\n", "colour: red\n"])
@@ -246,6 +258,14 @@ def test_a_damaged_config_is_named(text, data, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(text)
     assert run(*train(data, tmp_path, "--resume")) == 2
     assert "config.yaml" in capsys.readouterr().err
+
+
+def test_a_saved_model_is_not_trained_on_data_of_other_shapes(finished_run, tmp_path, capsys):
+    other = ReplayBuffer(100, (3,), 2)
+    other.add_episode(np.zeros((5, 3)), np.zeros(5, dtype=int), np.ones(5), terminated=True)
+    other.save(tmp_path / "other.npz")
+    assert run("train", finished_run, "--data", tmp_path / "other.npz", "--out", tmp_path / "out", *BUDGET) == 2
+    assert "other settings than those given: obs_shape is [4], not [3]. Use it with data" in capsys.readouterr().err
 
 
 def test_a_saved_model_can_be_trained_further(finished_run, data, tmp_path):
@@ -337,7 +357,7 @@ def test_held_out_episodes_are_not_learnt_from(data, tmp_path, capsys):
     out, rest = tmp_path / "run", tmp_path / "rest.npz"
     assert run(*train(data, out, "--held-out", 0.25, "--eval-interval", 3)) == 0
     assert [row["step"] for row in runs.read_metrics(out) if "eval/loss" in row] == [3, 6]
-    assert "held out" in (out / "report.html").read_text()
+    assert "Trained on 75% of 12 episodes; the others were held out." in (out / "report.html").read_text()
     ReplayBuffer.load(data).split(0.25, seed=42)[0].save(rest)
     assert run(*train(rest, tmp_path / "alone")) == 0
     assert digest(tmp_path / "alone") == digest(out)

@@ -26,12 +26,12 @@ def test_learning_curves_begin_with_the_loss_and_leave_speed_out():
     assert (charts[1].series[0].x, charts[1].series[0].y) == ([1], [3.0])
 
 
-def test_a_loss_and_that_of_held_out_data_share_a_chart():
+def test_a_loss_and_that_of_evaluations_share_a_chart():
     rows = [{"step": 1, "loss": 5.0}, {"step": 2, "loss": 4.0, "eval/loss": 6.0, "eval/return": 7.0}]
     loss, returned = learning_curves(rows).charts
     assert [(line.name, line.x, line.y) for line in loss.series] == [
         ("training", [1, 2], [5.0, 4.0]),
-        ("held out", [2], [6.0]),
+        ("evaluation", [2], [6.0]),
     ]
     assert loss.series[0].color != loss.series[1].color
     assert (returned.title, returned.series[0].y) == ("eval: return", [7.0])

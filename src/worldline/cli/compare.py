@@ -263,7 +263,7 @@ def _contest(config: CompareConfig, run: TrainingRun, buffer: ReplayBuffer) -> C
 
     model, run_config = run.begin(buffer, resume=True)
     if not isinstance(model, Policy):
-        raise ConfigError(f"{run.model} does not choose actions. Compare models that do.")
+        raise ConfigError(f"{run.model} does not choose actions by itself. Compare models that do.")
     parameters = num_trained(model)
     if finished := _read_result(config, run):
         progress.print(f"{run.model} is trained and evaluated already.")

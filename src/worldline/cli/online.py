@@ -119,7 +119,9 @@ def open_sampler(config: OnlineConfig, model: Model, buffer: ReplayBuffer, *, se
     from worldline.protocols import Policy
 
     if not isinstance(model, Policy):
-        raise ConfigError(f"A {model.family} does not choose actions, so it cannot learn online. Leave out --env.")
+        raise ConfigError(
+            f"{model.family} does not choose actions by itself, so it cannot learn online. Leave out --env."
+        )
     env = make_vec_env(config.env, config.num_envs, **config.settings)
     return OnlineSampler(
         env,

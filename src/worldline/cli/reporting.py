@@ -37,7 +37,7 @@ def write_training_report(out: Path, config: runs.RunConfig) -> Path:
         title=f"{config.model}: {out.name}",
         summary=" ".join(
             [
-                *([f"Trained on {config.data.num_episodes:,} episodes."] if config.data else []),
+                *([f"Trained on {_learnt_from(config, config.data)}."] if config.data else []),
                 *([f"Trained online in {config.online.env}."] if config.online else []),
             ]
         ),
@@ -46,6 +46,13 @@ def write_training_report(out: Path, config: runs.RunConfig) -> Path:
         footer=footer(),
     )
     return write(page, out / runs.REPORT)
+
+
+def _learnt_from(config: runs.RunConfig, data: runs.DataFile) -> str:
+    """Say how many of the recorded episodes were learnt from."""
+    if not config.held_out:
+        return f"{data.num_episodes:,} episodes"
+    return f"{100 * (1 - config.held_out):.4g}% of {data.num_episodes:,} episodes; the others were held out"
 
 
 def data_tiles(config: runs.RunConfig) -> list[Tile]:
@@ -83,7 +90,7 @@ def configuration_section(config: runs.RunConfig, more: Mapping[str, Any] | None
             "steps": config.data.num_transitions,
         }
         tables.append(settings_table("Data", data))
-    run = {"command": config.command, "model": config.model, **(more or {})}
+    run = {"command": config.command, "model": config.model, "held_out": config.held_out, **(more or {})}
     return Section(
         title="Configuration",
         tables=[

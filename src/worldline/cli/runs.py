@@ -175,9 +175,10 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collecti
 def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
     """Return in what two runs differ, but for settings that may change."""
     changes = changed(to_dict(saved.training), to_dict(asked.training), free=free_settings(asked.training))
-    if saved.model != asked.model:
+    if saved.model != asked.model:  # another model has other settings: a list of all of them would hide that
         changes.append(f"the model was {saved.model}, not {asked.model}")
-    changes += [f"the model's {change}" for change in changed(saved.model_config, asked.model_config)]
+    else:
+        changes += [f"the model's {change}" for change in changed(saved.model_config, asked.model_config)]
     changes += _data_changes(saved.data, asked.data)
     if saved.held_out != asked.held_out:
         changes.append(f"held_out was {saved.held_out}, not {asked.held_out}")

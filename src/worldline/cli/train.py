@@ -284,6 +284,7 @@ def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed:
         ConfigError: The family, the size or a setting is unknown, or a saved model does not fit the data.
         FileError: `name` is a folder without a saved model.
     """
+    from worldline import registry
     from worldline.create import create_model
     from worldline.seeding import isolated
 
@@ -294,8 +295,9 @@ def build_model(name: str, spec: DataSpec, settings: Mapping[str, Any], *, seed:
     }
     if spec.action_type == "multi_discrete":
         given["action_sizes"] = spec.action_sizes
-    if (Path(name).expanduser() / runs.CONFIG).is_file():
-        name = str(runs.saved_model(Path(name).expanduser()))
+    folder = Path(name).expanduser()
+    if (folder / runs.CONFIG).is_file() or (folder.is_dir() and not registry.is_known(name)):
+        name = str(runs.saved_model(folder))
     with isolated(seed):
         return create_model(name, device=device, **{**given, **settings})
 
@@ -357,7 +359,8 @@ def _given(arguments: Sequence[str]) -> tuple[TrainOptions, dict[str, Any]]:
         resumed = dataclasses.replace(
             resumed, online=dataclasses.replace(resumed.online, env_settings=saved.online.env_settings)
         )
-    return resumed, {**saved.model_settings, **settings}
+    inherited = saved.model_settings if resumed.model == saved.model else {}  # another one is refused later, by name
+    return resumed, {**inherited, **settings}
 
 
 def _without_total(saved: runs.RunConfig) -> TrainingConfig:

@@ -22,7 +22,7 @@ _SMALL: dict[str, Any] = {"width": 260, "height": 170}
 def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     """Return one small chart per metric over optimiser steps; what `machine_curves` draws is left out.
 
-    A metric that evaluations have as well, on data that was held out, has both lines in its chart.
+    A metric that evaluations have as well, as on data that was held out, has both lines in its chart.
 
     Args:
         rows: Lines of `metrics.jsonl`, each with "step"; a metric may be missing from some of them.
@@ -188,7 +188,7 @@ def _curve(name: str, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Line
 
 def _with_evaluation(name: str, rows: Sequence[Mapping[str, float]]) -> LineChart:
     """Return the chart of a metric, with a second line where evaluations have it as well."""
-    chart, evaluated = _curve(name, {"training": rows}), _curve(_EVALUATION + name, {"held out": rows})
+    chart, evaluated = _curve(name, {"training": rows}), _curve(_EVALUATION + name, {"evaluation": rows})
     if not evaluated.series:
         return chart
     second = dataclasses.replace(evaluated.series[0], color=COLORS[1])

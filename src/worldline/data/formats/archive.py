@@ -247,7 +247,10 @@ def _check_end(file: IO[bytes], size: int, path: Path) -> int:
     tail = file.read(98)
     file.seek(0)
     if not start.startswith(b"PK\x03\x04"):
-        raise FileError(f"{path} is not an .npz file, but {_kind_of(start)}. Save it with np.savez.")
+        raise FileError(
+            f"{path} is not an .npz file, but {_kind_of(start)}. Save it with np.savez, or as another format "
+            "of docs/formats.md."
+        )
     if size < 22 or tail[-22:-18] != b"PK\x05\x06" or tail[-2:] != b"\0\0":
         raise FileError(f"{path} has no table of contents at its end: it was cut off. {_DAMAGED}")
     directory_bytes, directory_start = struct.unpack("<2L", tail[-10:-2])
