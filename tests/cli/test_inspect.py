@@ -89,9 +89,15 @@ def test_saved_model(finished_run, capsys):
     assert "│ units │ 8 │" in text
 
 
+def test_a_page_of_what_is_no_data_is_refused(finished_run, tmp_path, capsys):
+    for target in (finished_run, "models"):
+        assert run("inspect", target, "--report", tmp_path / "page.html") == 2
+        assert "--report is for data" in capsys.readouterr().err
+
+
 def test_wrong_targets(tmp_path, capsys):
     (tmp_path / "file.npz").write_text("nonsense")
-    for target, message in ((tmp_path / "no", "There is no"), (tmp_path, "not a saved model")):
+    for target, message in ((tmp_path / "no", "There is no"), (tmp_path, "neither data, nor a run, nor a saved model")):
         assert run("inspect", target) == 2
         assert message in capsys.readouterr().err
     assert run("inspect", tmp_path / "file.npz") == 2

@@ -11,7 +11,7 @@ import tyro
 
 from worldline.cli import runs
 from worldline.cli.options import parse
-from worldline.errors import FileError
+from worldline.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,12 +46,20 @@ def main(arguments: Sequence[str]) -> None:
 
     options = parse(InspectOptions, arguments, command="inspect", description=_DESCRIPTION)
     path = Path(options.target).expanduser()
+    is_data = path.is_file() or _is_data(path)
+    if options.report is not None and not (is_data and options.target != MODELS):
+        raise ConfigError(f"--report is for data; {options.target} is none. Leave it out.")
     if options.target == MODELS:
         tables = [_models()]
-    elif path.is_file() or _is_data(path):
+    elif is_data:
         show_data(path, options.report)
         return
     elif path.is_dir():
+        if not (path / runs.CONFIG).is_file() and not (path / "config.json").is_file():
+            raise FileError(
+                f"{path} is neither data, nor a run, nor a saved model. Give one of these; worldline view shows all runs "
+                "of a folder."
+            )
         tables = _run(path) if (path / runs.CONFIG).is_file() else [_saved_model(path)]
     else:
         raise FileError(f"There is no {path}. Give data, a folder, or the word models.")
