@@ -1,6 +1,7 @@
 """worldline compare, with the smallest of budgets."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -94,7 +95,9 @@ def test_the_best_is_held_against_each_other_one_on_the_same_episodes(finished, 
     capsys.readouterr()
     assert run("compare", "--out", finished, "--resume") == 0
     assert f"{best} against others on the same episodes" in capsys.readouterr().out
-    assert f"{best} against the others" in (finished / "report.html").read_text()
+    text = (finished / "report.html").read_text()
+    assert f"{best} against the others" in text
+    assert re.findall(r'<div class="tile main">\s*<[^>]*>Return, ([^<]*)<', text) == [best]
 
 
 def test_the_report_shows_them(finished):
@@ -195,7 +198,8 @@ def test_a_failure_leaves_the_others_their_results(data, tmp_path, monkeypatch, 
     assert "failed" in shown.out
     assert list(summary(out)["models"]) == ["bc:small"]
     assert "units" in summary(out)["failures"]["bc:base"]
-    assert "Failed" in (out / "report.html").read_text()
+    assert "bc:small learnt from the same" in (out / "report.html").read_text()
+    assert "Failed: bc:base." in (out / "report.html").read_text()
     with monkeypatch.context() as patch:
         patch.setattr(BC, "compute_loss", fail)
         assert run("compare", "--out", out, "--resume", "--set", "bc:base.units=8") == 2

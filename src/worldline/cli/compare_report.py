@@ -99,8 +99,8 @@ def finish(comparison: Comparison, out: Path) -> None:
 def make_page(comparison: Comparison, out: Path) -> Page:
     """Return the report."""
     config, buffer = comparison.config, comparison.buffer
-    names = ", ".join([*comparison.contestants, *comparison.failures])
-    failed = f" {len(comparison.failures)} failed." if comparison.failures else ""
+    names = ", ".join(comparison.contestants) or "No model"
+    failed = f" Failed: {', '.join(comparison.failures)}." if comparison.failures else ""
     return Page(
         title=f"{config.env}: models side by side",
         summary=(
@@ -132,8 +132,7 @@ def _measured(comparison: Comparison) -> dict[str, EvaluationResult]:
 
 
 def _tiles(comparison: Comparison) -> list[Tile]:
-    means = {name: contestant.measured.mean for name, contestant in comparison.contestants.items()}
-    best = max(means, key=means.__getitem__, default=None)
+    best = comparison.paired.name
     return [
         *(
             Tile(
@@ -148,6 +147,7 @@ def _tiles(comparison: Comparison) -> list[Tile]:
             label=f"Return, {RANDOM}",
             value=f"{comparison.random.mean:.1f}",
             note=describe_interval(interval_or_none(comparison.random)),
+            is_main=best == RANDOM,
         ),
     ]
 
