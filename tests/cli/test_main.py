@@ -142,6 +142,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     assert run("train", "dreamerv3", "--data", "my file.npz") == 130
     assert "worldline train dreamerv3 --data 'my file.npz' --resume\n" in capsys.readouterr().err
     monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["/src/worldline/__main__.py"])  # by `python -m worldline`
+    assert run("train", "dreamerv3") == 130
+    assert f"{sys.executable} -m worldline train dreamerv3 --resume\n" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["bin/worldline"])
     assert run("train", "dreamerv3") == 130
     assert "bin/worldline train dreamerv3 --resume\n" in capsys.readouterr().err

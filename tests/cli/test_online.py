@@ -166,6 +166,8 @@ def test_data_of_another_environment_is_refused(data, tmp_path, capsys):
 
 
 def test_a_run_is_only_resumed_as_it_was_begun(online_run, capsys):
+    assert run(*train(online_run, "--resume", "--env-steps", 70)) == 2
+    assert "has done 20 steps already, more than the 2 of --env-steps 70. Ask for" in capsys.readouterr().err
     assert run(*train(online_run, "--resume", "--num-envs", 3)) == 2
     assert "num_envs was 2, not 3" in capsys.readouterr().err
 

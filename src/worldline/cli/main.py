@@ -12,6 +12,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from worldline import __version__
@@ -183,7 +184,16 @@ def _interrupted(arguments: Sequence[str], program: Program, status: int) -> int
         return status
     if arguments[0] in program.resumable:
         again = [*arguments, *([] if "--resume" in arguments else ["--resume"])]
-        name = program.name if shutil.which(program.name) else sys.argv[0]
-        message = f"Interrupted. Go on where it stopped with: {name} {shlex.join(again)}"
+        message = f"Interrupted. Go on where it stopped with: {_started_as(program)} {shlex.join(again)}"
     _tell(message, style="yellow")
     return status
+
+
+def _started_as(program: Program) -> str:
+    """Return what to type to start the program again."""
+    if shutil.which(program.name):
+        return program.name
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":  # by `python -m`
+        return shlex.join([sys.executable, "-m", started.parent.name])
+    return shlex.quote(str(started))

@@ -204,9 +204,11 @@ class TrainingRun:
             saved = runs.read_config(self.out / runs.CONFIG, runs.RunConfig)
             runs.check_resumed(saved, config, out=self.out)
             if (done := runs.steps_done(self.out)) > self.training.total_steps:
+                asked = f"--total-steps {self.training.total_steps}"
+                if self.online is not None:
+                    asked = f"the {self.training.total_steps:,} of --env-steps {self.online.env_steps}"
                 raise ConfigError(
-                    f"The run in {self.out} has done {done:,} steps already, more than --total-steps "
-                    f"{self.training.total_steps}. Ask for at least as many."
+                    f"The run in {self.out} has done {done:,} steps already, more than {asked}. Ask for at least as many."
                 )
             config = dataclasses.replace(config, command=saved.command)
         runs.write_config(self.out / runs.CONFIG, config)
