@@ -194,6 +194,10 @@ def test_mistakes(agent, shield, finished_run, recorded, tmp_path, capsys):
         capsys.readouterr()
         assert run("eval", *arguments, *EPISODES) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
+    ReplayBuffer.load(recorded).split(0.1)[1].save(tmp_path / "few.npz")
+    given = ["--shield", shield, "--data", tmp_path / "few.npz", "--out", tmp_path / "out"]
+    assert run("eval", agent, *EPISODES, "--command", *COMMAND, *given) == 2
+    assert "Half of the 6 episodes of --data is to calibrate the shield" in capsys.readouterr().err.replace("\n", " ")
     other = ReplayBuffer(100, (4,), 1, action_sizes=())
     other.add_episode(np.zeros((5, 4)), np.zeros((5, 1)), np.ones(5), terminated=True)
     other.save(tmp_path / "other.npz")

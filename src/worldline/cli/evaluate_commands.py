@@ -22,7 +22,7 @@ from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.rows import RowEnv
 from worldline.episode import Episode
-from worldline.errors import ConfigError
+from worldline.errors import ConfigError, DataError
 from worldline.evaluation.commands import agreement, commands_in
 from worldline.evaluation.rollout import EvaluationResult
 from worldline.evaluation.shields import ALPHAS, calibration_curve, command_map
@@ -56,7 +56,7 @@ def open_shield(path: Path, env: RowEnv, *, policy: Policy, device: str, data: R
     Raises:
         FileError: There is no model in the folder.
         ConfigError: It is no shield, or one for another environment; the policy takes no commands; or the shield is not
-            calibrated, and there are no data.
+            calibrated, and there are no data, or too few.
     """
     if not isinstance(policy, CommandedPolicy):
         raise ConfigError("--shield is for models that obey commands (udrl); this one takes none. Leave it out.")
@@ -71,7 +71,14 @@ def open_shield(path: Path, env: RowEnv, *, policy: Policy, device: str, data: R
                 f"The shield in {folder} was never calibrated. Add --data with episodes that it was not trained on, "
                 "half of which then calibrate it, or call shield.calibrate and save_pretrained."
             )
-        shield.calibrate(data.split(0.5)[0], _ALPHA)
+        half, _ = data.split(0.5)
+        try:
+            shield.calibrate(half, _ALPHA)
+        except DataError as error:
+            raise ConfigError(
+                f"Half of the {data.num_episodes} episodes of --data is to calibrate the shield in {folder}, which never "
+                f"was: {error}"
+            ) from error
     return shield
 
 

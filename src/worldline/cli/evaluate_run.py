@@ -80,6 +80,11 @@ def measure(options: EvalOptions) -> Evaluation:
     env.close()
     policy = open_policy(options.model, env, env_id=options.env, command=options.command, device=options.device)
     data = None if options.data is None else ReplayBuffer.load(options.data)
+    if data is not None and data.spec != env.data_spec:
+        raise ConfigError(
+            f"The episodes of --data are of another environment than --env {options.env}: {data.spec}, not "
+            f"{env.data_spec}. Give some that were recorded in it."
+        )
     policies, name, shield = {options.model: policy}, options.model, None
     if options.shield is not None:
         shield = open_shield(options.shield, env, policy=policy, device=options.device, data=data)
@@ -94,11 +99,6 @@ def measure(options: EvalOptions) -> Evaluation:
         deterministic=asked,
         env_settings=env_settings,
     )
-    if data is not None and data.spec != env.data_spec:
-        raise ConfigError(
-            f"The episodes of --data are of another environment than --env {options.env}: {data.spec}, not "
-            f"{env.data_spec}. Give some that were recorded in it."
-        )
     if options.out is not None:  # before the episodes, which would be lost
         make_folder(options.out)
     recordings = {key: Recording(num_filmed=options.videos) for key in ([NO_SHIELD, name] if shield else [name])}

@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> None:
     elif path.is_dir():
         if not (path / runs.CONFIG).is_file() and not (path / "config.json").is_file():
             raise FileError(
-                f"{path} is neither data, nor a run, nor a saved model. Give one of these; worldline view shows all runs "
-                "of a folder."
+                f"{path} is neither data, nor a run, nor a saved model. Give one of these; worldline view shows all "
+                "runs of a folder."
             )
         tables = _run(path) if (path / runs.CONFIG).is_file() else [_saved_model(path)]
     else:

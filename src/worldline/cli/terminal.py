@@ -6,12 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from worldline.episode import Episode
 
 _FULL_WIDTH = 1000  # of what is no terminal
+_NUMBERS = 40  # letters of a line of progress for return and times; the label and the bar have the others
+_LEAST_LABEL, _LEAST_BAR, _LONGEST_BAR = 12, 6, 40
 
 results = Console(highlight=False)
 progress = Console(stderr=True, highlight=False)
@@ -28,9 +31,12 @@ def print_table(table: Table) -> None:
 @contextlib.contextmanager
 def episode_progress(label: str, num_episodes: int) -> Iterator[Callable[[Episode], None]]:
     """Show a bar for `num_episodes` and yield what `collect_episodes` calls with each of them."""
+    numbers = _NUMBERS + 2 * len(str(num_episodes))
+    room = max(_LEAST_LABEL, progress.width - numbers - _LEAST_BAR)
+    shown = label if len(label) <= room else f"{label[: room - 1]}…"
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(min(_LONGEST_BAR, max(_LEAST_BAR, progress.width - numbers - len(shown)))),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
@@ -38,7 +44,7 @@ def episode_progress(label: str, num_episodes: int) -> Iterator[Callable[[Episod
     )
     total_return, num_done = 0.0, 0
     with Progress(*columns, console=progress) as bar:
-        task = bar.add_task(label, total=num_episodes, note="")
+        task = bar.add_task(escape(shown), total=num_episodes, note="")
 
         def on_episode(episode: Episode) -> None:
             nonlocal total_return, num_done

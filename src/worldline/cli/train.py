@@ -208,7 +208,8 @@ class TrainingRun:
                 if self.online is not None:
                     asked = f"the {self.training.total_steps:,} of --env-steps {self.online.env_steps}"
                 raise ConfigError(
-                    f"The run in {self.out} has done {done:,} steps already, more than {asked}. Ask for at least as many."
+                    f"The run in {self.out} has done {done:,} steps already, more than {asked}. Ask for at least as "
+                    "many."
                 )
             config = dataclasses.replace(config, command=saved.command)
         runs.write_config(self.out / runs.CONFIG, config)
