@@ -76,8 +76,8 @@ def open_shield(path: Path, env: RowEnv, *, policy: Policy, device: str, data: R
             shield.calibrate(half, _ALPHA)
         except DataError as error:
             raise ConfigError(
-                f"Half of the {data.num_episodes} episodes of --data is to calibrate the shield in {folder}, which never "
-                f"was: {error}"
+                f"Half of the {data.num_episodes} episodes of --data is to calibrate the shield in {folder}, which "
+                f"never was: {error}"
             ) from error
     return shield
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LoggingCallback(Callback):
-    """Logs every `log_interval` steps, and after every evaluation.
+    """Logs every `log_interval` steps, after every evaluation, and at the last step of the run.
 
     A line has the losses of the step, "grad_norm" (before clipping), "learning_rate", evaluation results as
     "eval/NAME", and what `measure` returns; since the last line "steps_per_second", "rows_per_second" and "data_wait"
@@ -110,7 +110,9 @@ class LoggingCallback(Callback):
 
     def on_step_end(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Log if it is time."""
-        if not self._evaluated and step % (self.log_interval or self.trainer.config.log_interval) != 0:
+        config = self.trainer.config
+        is_time = step % (self.log_interval or config.log_interval) == 0 or step == config.total_steps
+        if not self._evaluated and not is_time:
             return
         metrics = {**to_floats(losses), **self._evaluated, "learning_rate": self.trainer.learning_rate, **self._speed()}
         metrics |= memory_in_use(str(self.trainer.device))
