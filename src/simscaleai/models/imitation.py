@@ -14,14 +14,13 @@ from torch.nn import functional as F
 from worldline.batch import Batch, Obs, WindowSpec
 from worldline.data.store import is_obs
 from worldline.device import device_of
-from worldline.episode import Array
 from worldline.errors import DataError
 from worldline.models.base import Model
 from worldline.models.chunks import ChunkConfig, ChunkPolicy
 from worldline.models.inputs import LANGUAGE
 from worldline.models.predict import predict
 from worldline.protocols import Fitted, Policy
-from worldline.statistics import ColumnStatistics
+from worldline.statistics import ColumnStatistics, flat_statistics
 
 STATE = "state"  # what the policy calls all vectors together
 _OBSERVATIONS, _ACTIONS, _MASK = "observations", "actions", "mask"
@@ -92,7 +91,7 @@ class ImitationModel(nn.Module):
             if is_obs(name) and self._is_in_state(STATE if name == "obs" else name.removeprefix("obs."))
         ]
         named = {"actions": statistics["actions"]}
-        self.policy.fit(named | ({f"obs.{STATE}": _side_by_side(vectors)} if STATE in self.obs_shapes else {}))
+        self.policy.fit(named | ({f"obs.{STATE}": flat_statistics(vectors)} if STATE in self.obs_shapes else {}))
 
     def act(
         self,
@@ -258,14 +257,6 @@ def _text(named: Mapping[str, Any], length: int, *, device: torch.device) -> Ten
         encoded = text.encode()[:length]
         row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
     return torch.from_numpy(rows).to(device)
-
-
-def _side_by_side(columns: Sequence[ColumnStatistics]) -> ColumnStatistics:
-    arrays: dict[str, Array] = {
-        name: np.concatenate([np.ravel(getattr(column, name)) for column in columns])
-        for name in ("mean", "std", "low", "high")
-    }
-    return ColumnStatistics(count=columns[0].count, **arrays)
 
 
 def _is_text(value: object) -> bool:

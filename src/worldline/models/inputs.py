@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from worldline.models.observations import check_shapes
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.augment import random_shift
 from worldline.ops.twohot import symlog
-from worldline.statistics import ColumnStatistics
+from worldline.statistics import ColumnStatistics, flat_statistics
 
 LANGUAGE = "language"  # the name of observations that are text
 
@@ -103,7 +102,7 @@ class InputLayer(nn.Module):
             return
         is_nameless = "obs" in statistics
         names = ["obs" if is_nameless else f"obs.{name}" for name in self.layout.vectors]
-        self.normalizer.fit(_joined([column_of(statistics, name) for name in names]))
+        self.normalizer.fit(flat_statistics([column_of(statistics, name) for name in names]))
 
     def forward(self, obs: Mapping[str, Tensor]) -> Inputs:
         """Return what networks take of `obs`, each `[B, n, *obs]`."""
@@ -153,12 +152,3 @@ def check_image_settings(widths: tuple[int, ...], shift: int) -> None:
         raise ConfigError(f"image_widths must be multiples of 8, such as (32, 64, 128); got {widths}.")
     if not 0 <= shift <= 64:
         raise ConfigError(f"image_shift must be between 0 and 64 pixels; got {shift}.")
-
-
-def _joined(columns: list[ColumnStatistics]) -> ColumnStatistics:
-    """Return the statistics of columns side by side, each flattened to one dimension."""
-    arrays = {
-        name: np.concatenate([np.ravel(getattr(column, name)) for column in columns])
-        for name in ("mean", "std", "low", "high")
-    }
-    return ColumnStatistics(count=columns[0].count, **arrays)
