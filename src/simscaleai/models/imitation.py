@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,8 @@ _OBSERVATIONS, _ACTIONS, _MASK = "observations", "actions", "mask"
 class ImitationModel(nn.Module):
     """A policy that learns actions from observations.
 
-    All vectors of a batch are one to it, "state": they are put side by side in the order of their names. Images are
-    `[C, H, W]` in [0, 1], or uint8 in either layout.
+    All numbers of a batch are one vector to it, "state": those of each observation are put side by side in the order of
+    their names. Images are `[C, H, W]` in [0, 1], or uint8 in either layout.
 
     Attributes:
         policy: Worldline's model.
@@ -46,7 +47,12 @@ class ImitationModel(nn.Module):
         self.policy = policy
         self.obs_shapes: dict[str, tuple[int, ...]] = dict(policy.config.obs_shapes)
         self._state_keys = None if state_keys is None else frozenset(state_keys)
-        self._vectors: tuple[str, ...] | None = None  # names of the vectors of the first batch
+        self._vectors: tuple[str, ...] | None = None  # names of the vectors of the first batch that it learnt from
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images that it observes; None where it observes none."""
+        return next((shape[-2:] for shape in self.obs_shapes.values() if len(shape) == 3), None)
 
     @property
     def windows(self) -> WindowSpec:
@@ -111,7 +117,7 @@ class ImitationModel(nn.Module):
 
         Args:
             obs: A dict of arrays or tensors (and of texts), or the state alone; of one observation, or with a first
-                dimension of several.
+                dimension of several. One instruction may stand for all of several.
 
         Returns:
             `[A]` or `[N, A]`, an array if `obs` is of arrays and a tensor if it is of tensors.
@@ -121,7 +127,7 @@ class ImitationModel(nn.Module):
         """
         named = obs if isinstance(obs, Mapping) else {STATE: obs}
         numbers = [value for value in named.values() if not _is_text(value)]
-        actions = predict(self.policy, self._obs(named, leading=_num_leading(named, self.obs_shapes)))
+        actions = predict(self.policy, self._obs(named, leading=self._num_leading(named)))
         assert isinstance(actions, Tensor)
         return actions if any(isinstance(value, Tensor) for value in numbers) else actions.cpu().numpy()
 
@@ -140,7 +146,10 @@ class ImitationModel(nn.Module):
         actions = batch[_ACTIONS].float()
         if actions.ndim not in (2, 3):
             raise DataError(f"actions must be [B, A] or [B, T, A]; got {list(actions.shape)}.")
-        obs = self._obs(_observed(batch), leading=actions.ndim - 1)
+        observed = _observed(batch)
+        obs = self._obs(observed, leading=actions.ndim - 1)
+        if self._vectors is None and STATE in self.obs_shapes:
+            self._vectors = tuple(self._numbers(observed, actions.ndim - 1))
         if actions.ndim == 2:
             actions, obs = actions[:, None], {name: value[:, None] for name, value in obs.items()}
         whole = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device)
@@ -171,9 +180,8 @@ class ImitationModel(nn.Module):
                 found[name] = _image(named, name, shape, device=device)
         if LANGUAGE in self.obs_shapes:
             text = _text(named, self.obs_shapes[LANGUAGE][0], device=device)
-            if text.ndim == leading:  # one for all steps of a window
-                text = text[:, None].expand(-1, next(iter(found.values())).shape[1], -1)
-            found[LANGUAGE] = text
+            rows = next((value.shape[:leading] for value in found.values()), text.shape[:-1])
+            found[LANGUAGE] = _for_each(text, rows)
         return found
 
     def _is_in_state(self, name: str) -> bool:
@@ -182,18 +190,33 @@ class ImitationModel(nn.Module):
         return name == STATE or name not in {*self.obs_shapes, LANGUAGE}
 
     def _state(self, named: Mapping[str, Any], size: int, *, leading: int, device: torch.device) -> Tensor:
-        vectors = {
-            name: torch.as_tensor(named[name]).to(device).float()
-            for name in sorted(named)
-            if self._is_in_state(name) and not _is_text(named[name])
-        }
-        vectors = {name: value for name, value in vectors.items() if value.ndim == leading + 1}
-        sizes = {name: value.shape[-1] for name, value in vectors.items()}
+        vectors = self._numbers(named, leading)
+        sizes = {name: math.prod(value.shape[leading:]) for name, value in vectors.items()}
         names = tuple(vectors)
-        if sum(sizes.values()) != size or (self._vectors is not None and names != self._vectors):
+        if sum(sizes.values()) != size or (names != (STATE,) and self._vectors not in (None, names)):
             raise DataError(_other_vectors(sizes, size, self._vectors))
-        self._vectors = names
-        return torch.cat(list(vectors.values()), -1)
+        rows = [value.to(device).float() for value in vectors.values()]
+        return torch.cat([row.flatten(leading) if row.ndim > leading else row[..., None] for row in rows], -1)
+
+    def _numbers(self, named: Mapping[str, Any], leading: int) -> dict[str, Tensor]:
+        """Return all that is in the state, by name, each `[*leading, *shape]`: what has 3 dimensions is an image."""
+        chosen = [name for name in sorted(named) if self._is_in_state(name) and not _is_text(named[name])]
+        if not chosen and STATE in named:  # what the names of vectors stand for
+            chosen = [STATE]
+        vectors = {name: torch.as_tensor(named[name]) for name in chosen}
+        return {name: value for name, value in vectors.items() if 0 <= value.ndim - leading <= 2}
+
+    def _num_leading(self, named: Mapping[str, Any]) -> int:
+        """Return how many dimensions come before those of an observation: 0 where there is one, 1 where several."""
+        for name, shape in self.obs_shapes.items():
+            if name != STATE and name in named and not _is_text(named[name]):
+                return int(np.ndim(named[name])) - len(shape)
+        vectors = self._numbers(named, 0), self._numbers(named, 1)
+        sizes = [sum(math.prod(value.shape[leading:]) for value in vectors[leading].values()) for leading in (0, 1)]
+        # Both fit only where one is a row of the other; a dimension of rows is what all have.
+        likely = int(min((value.ndim for part in vectors for value in part.values()), default=0) > 1)
+        is_other = sizes[likely] != self.obs_shapes.get(STATE, (0,))[0] == sizes[1 - likely]
+        return 1 - likely if is_other else likely
 
 
 def _padding(num_rows: int, config: ChunkConfig) -> tuple[int, int]:
@@ -244,28 +267,35 @@ def _image(named: Mapping[str, Any], name: str, shape: tuple[int, ...], *, devic
 
 def _text(named: Mapping[str, Any], length: int, *, device: torch.device) -> Tensor:
     """Return a text as bytes `[L]`, or several as `[B, L]`, cut off at L; bytes stay what they are."""
-    if LANGUAGE not in named:
-        raise DataError(f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample.')
-    texts = named[LANGUAGE]
+    texts: Any = named.get(LANGUAGE)
+    if isinstance(texts, str):
+        return _text({LANGUAGE: [texts]}, length, device=device)[0]
+    if _is_text(texts):
+        rows = np.zeros((len(texts), length), dtype=np.uint8)
+        for row, text in zip(rows, texts, strict=True):
+            encoded = str(text).encode()[:length]
+            row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
+        return torch.from_numpy(rows).to(device)
     if isinstance(texts, Tensor | np.ndarray):  # bytes already
         found = torch.as_tensor(texts).to(device)
         return F.pad(found, (0, length - found.shape[-1]))
-    if isinstance(texts, str):
-        return _text({LANGUAGE: [texts]}, length, device=device)[0]
-    rows = np.zeros((len(texts), length), dtype=np.uint8)
-    for row, text in zip(rows, texts, strict=True):
-        encoded = text.encode()[:length]
-        row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
-    return torch.from_numpy(rows).to(device)
+    raise DataError(
+        f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample; got {type(texts).__name__}.'
+    )
 
 
-def _is_text(value: object) -> bool:
+def _for_each(text: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return instructions `[*rows, L]`, of which there is one for all, `[L]`, or one for each window, `[B, L]`."""
+    given = text.shape[:-1]
+    if tuple(given) != tuple(rows[: len(given)]):
+        raise DataError(
+            f"Instructions are {list(given)}, observations {list(rows)}. Give one for all, or one for each."
+        )
+    between = (1,) * (len(rows) - len(given))
+    return text.reshape(*given, *between, text.shape[-1]).expand(*rows, -1)
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind == "U" and value.ndim == 1
     return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
-
-
-def _num_leading(named: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return how many dimensions come before those of an observation: those of the first that is no text."""
-    for name, value in named.items():
-        if not _is_text(value):
-            return int(np.ndim(value)) - len(shapes.get(name, (0,)))
-    return 0

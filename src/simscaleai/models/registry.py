@@ -100,13 +100,13 @@ def create_policy(
 
     Args:
         name: Its family.
-        state_dim: How many numbers all vectors of an observation have together; None is a policy without them.
+        state_dim: How many numbers an observation has, images and text apart; None is a policy without them.
         action_dim: How many numbers an action has, in [-1, 1].
         hidden_dim: Width of its network.
         n_layers: Depth of its network.
         image_size: Height and width of the image "image", or one number for both; those of each image by its name,
             where there are several cameras; 0 is a policy without. By default only "vla" has an image, of 128 x 128.
-        state_keys: Names of the vectors; others are passed over. None: all that an observation has.
+        state_keys: Names of the observations that those are; others are passed over. None: all but images.
         language_length: Bytes of an instruction that are read; 0 is a policy without. By default only "vla" reads 64.
         **settings: Further settings of the family, by Worldline's names.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,10 +97,10 @@ def _arguments_for(model: str, data: TrajectoryDataset | None) -> dict[str, Any]
         return {}
     if data is None:
         return {"state_dim": 20, "action_dim": 4}
-    vectors = {key: shape for key, shape in data.obs_shapes.items() if len(shape) == 1 and key != LANGUAGE}
+    vectors = {key: shape for key, shape in data.obs_shapes.items() if len(shape) < 3 and key != LANGUAGE}
     found: dict[str, Any] = {"action_dim": data.action_dim}
     if vectors:
-        found |= {"state_dim": sum(size for (size,) in vectors.values()), "state_keys": sorted(vectors)}
+        found |= {"state_dim": sum(map(math.prod, vectors.values())), "state_keys": sorted(vectors)}
     if reads_images(model):
         images = {key: list(shape[1:]) for key, shape in data.obs_shapes.items() if len(shape) == 3}
         found |= {"image_size": images or 0, **({} if data.has_language else {"language_length": 0})}

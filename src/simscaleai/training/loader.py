@@ -192,7 +192,7 @@ def open_loader(loader: object, *, num_ranks: int) -> OrderedLoader | PlainLoade
 
 
 def statistics_of(loader: Iterable[Any]) -> dict[str, ColumnStatistics]:
-    """Return the statistics of all vectors of a loader's data set, by column: "obs.KEY", "actions".
+    """Return the statistics of all numbers of a loader's data set, by column: "obs.KEY", "actions".
 
     Those that the data set has itself, also of a part of it; else those of at most 10,000 samples.
     """
@@ -203,9 +203,11 @@ def statistics_of(loader: Iterable[Any]) -> dict[str, ColumnStatistics]:
         return dict(dataset.statistics())
     pieces: dict[str, list[Any]] = {}
     for samples in _measured(loader):
-        for name, tensor in columns_of(samples).items():
-            if tensor.ndim in (2, 3):  # [B, D] or [B, T, D]; what has more is an image
-                pieces.setdefault(name, []).append(tensor.flatten(0, -2).numpy())
+        columns = columns_of(samples)
+        leading = columns["actions"].ndim - 1 if "actions" in columns else 1  # [B], or [B, T] of windows
+        for name, tensor in columns.items():
+            if leading <= tensor.ndim <= leading + 2:  # what has more is an image
+                pieces.setdefault(name, []).append(tensor.flatten(0, leading - 1).numpy())
     return {name: ColumnStatistics.of(rows) for name, rows in pieces.items()}
 
 

@@ -176,3 +176,94 @@ def test_a_missing_modality_is_named():
     for key, message in (("image", "images 'image'"), ("language", "reads instructions"), ("state", "20 numbers")):
         with pytest.raises(DataError, match=message):
             model.predict({name: value for name, value in obs.items() if name != key})
+
+
+def test_what_is_not_observed_does_not_matter_to_a_prediction():
+    """Whatever comes first, and whatever shape it has."""
+    rng = np.random.default_rng(0)
+    obs = {"camera": rng.random((6, 8, 8, 3)), "state": rng.random((6, 20))}
+    model = ModelRegistry.create("bc", state_dim=20, action_dim=4, normalization="symlog", state_keys=["state"])
+    expected = model.predict({"state": obs["state"]})
+    assert np.array_equal(model.predict(obs), expected)
+    one = model.predict({name: value[0] for name, value in obs.items()})
+    assert one == pytest.approx(expected[0], abs=1e-6)
+
+
+def test_single_numbers_and_matrices_are_part_of_the_state():
+    """A gripper's opening `[]` and two points `[2, 3]`, as recordings have them, beside a vector."""
+    model = ModelRegistry.create("bc", state_dim=9, action_dim=2, normalization="symlog")
+    rng = np.random.default_rng(0)
+    obs = {"points": rng.random((5, 2, 3)), "gripper": rng.random(5), "vector": rng.random((5, 2))}
+    joined = np.concatenate([obs["gripper"][:, None], obs["points"].reshape(5, 6), obs["vector"]], 1)
+    expected = model.predict(joined)
+    assert np.array_equal(model.predict(obs), expected)
+    for number in range(5):
+        one = model.predict({name: value[number] for name, value in obs.items()})
+        assert one == pytest.approx(expected[number], abs=1e-6)
+    tensors = {name: torch.from_numpy(value) for name, value in obs.items()}
+    windows = {name: value[:, None].repeat(1, 4, *[1] * (value.ndim - 1)) for name, value in tensors.items()}
+    for observations, shape in ((tensors, (5, 2)), (windows, (5, 4, 2))):
+        batch = {"observations": observations, "actions": torch.zeros(shape)}
+        found = model(batch)["predicted_actions"]
+        assert found.shape == shape
+        assert found[:, -1].numpy() == pytest.approx(expected[:, -1] if len(shape) == 2 else expected, abs=1e-6)
+
+
+def test_a_single_number_alone_is_one_observation_and_a_column_of_them_several():
+    model = ModelRegistry.create("bc", state_dim=1, action_dim=2, normalization="symlog")
+    assert model.predict(np.zeros(1)).shape == (2,)
+    assert model.predict(np.zeros((1, 1))).shape == (1, 2)
+    assert model.predict({"gripper": np.float32(0.5)}).shape == (2,)
+    assert model.predict({"gripper": np.zeros(5)}).shape == (5, 2)
+
+
+def test_the_state_alone_stands_for_all_vectors_whatever_they_are_called():
+    model = ModelRegistry.create("bc", state_dim=5, state_keys=["bb", "aa"], action_dim=2, normalization="symlog")
+    state = torch.rand(3, 5)
+    expected = model.predict({"aa": state[:, :2], "bb": state[:, 2:]})
+    assert torch.equal(model.predict(state), expected)
+    unnamed = ModelRegistry.create("bc", state_dim=5, action_dim=2, normalization="symlog")
+    unnamed.predict(state)  # says nothing of the names that it will learn from
+    unnamed(batch_of(aa=3, bb=2))
+    assert unnamed.predict(state).shape == (3, 2)
+    with pytest.raises(DataError, match="Not known: cc"):
+        unnamed.predict({"aa": state[:, :3], "cc": state[:, 3:]})
+
+
+def test_one_instruction_stands_for_all_observations():
+    model, batch = make("vla")
+    obs = {**observed(batch), "language": ["go"] * 6}
+    expected = model.predict(obs)
+    assert torch.equal(model.predict({**obs, "language": "go"}), expected)
+    assert torch.equal(model.predict({**obs, "language": np.array(["go"] * 6)}), expected)
+
+
+@pytest.mark.parametrize(
+    ("language", "message"),
+    [(["go"] * 5, r"Instructions are \[5\], observations \[6\]"), (None, "got NoneType"), (3, "got int")],
+)
+def test_instructions_that_do_not_fit_are_refused(language: Any, message: str):
+    model, batch = make("vla")
+    with pytest.raises(DataError, match=message):
+        model.predict({**observed(batch), "language": language})
+    with pytest.raises(DataError, match=r"Instructions are \[1\], observations \[\]"):
+        model.predict({**row(observed(batch), 0), "language": ["go"]})
+
+
+def test_observations_of_different_numbers_are_refused():
+    model, batch = make("vla")
+    obs = observed(batch)
+    with pytest.raises(DataError, match=r"image \[6\], language \[6\], state \[4\]"):
+        model.predict({**obs, "state": obs["state"][:4]})
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_predictions_are_float32_also_under_autocast(name: str):
+    model, batch = make(name)
+    obs = {key: value if isinstance(value, list) else value.numpy() for key, value in observed(batch).items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.predict(obs)
+        losses = model.training_losses(batch)
+    assert found.dtype == np.float32
+    assert found == pytest.approx(model.predict(obs), abs=0.1)
+    assert losses["loss"].dtype == torch.float32

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -147,3 +148,18 @@ def test_mistakes_are_one_message(folder: Path, capsys: pytest.CaptureFixture[st
         main(["train", "--max-steps", "0"])
     assert "max_steps must be a whole number" in capsys.readouterr().err
     assert "There is no checkpoint" in printed(capsys, "eval", "nothing.pt", status=2)
+
+
+def test_single_numbers_and_matrices_are_learnt_from_and_plotted(folder: Path, capsys: pytest.CaptureFixture[str]):
+    with h5py.File(folder / "arm.h5", "w") as file:
+        for episode in range(3):
+            group = file.create_group(f"episode_{episode}")
+            generator = np.random.default_rng(episode)
+            for name, shape in {"joints": (5, 3), "gripper": (5,), "points": (5, 2, 2)}.items():
+                group[f"observations/{name}"] = generator.random(shape)
+            group["actions"], group["rewards"] = generator.random((5, 2)), np.zeros(5)
+    printed(capsys, "train", "--model", "act", "--dataset", "arm.h5", "--max-steps", "2", *TINY)
+    kwargs = torch.load(folder / "checkpoints" / "final.pt", weights_only=True)["config"]["model_kwargs"]
+    assert (kwargs["state_dim"], kwargs["state_keys"]) == (8, ["gripper", "joints", "points"])
+    printed(capsys, "viz-trajectory", "arm.h5")
+    assert all(f">{name}<" in (folder / "trajectory.html").read_text() for name in kwargs["state_keys"])
