@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -174,7 +176,7 @@ def _numbers(result: object) -> dict[str, float]:
     """Return the numbers of what an `eval_fn` returned: a dict or a dataclass of them, or one, or None."""
     if result is None:
         return {}
-    if isinstance(result, int | float):
+    if _is_number(result):
         return {"eval_fn": float(result)}
     if dataclasses.is_dataclass(result) and not isinstance(result, Mapping):
         result = vars(result)
@@ -183,8 +185,10 @@ def _numbers(result: object) -> dict[str, float]:
     return {str(name): float(value) for name, value in result.items() if _is_number(value)}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+def _is_number(value: object) -> TypeGuard[SupportsFloat]:
+    if isinstance(value, Tensor | np.ndarray):
+        return math.prod(value.shape) == 1
+    return isinstance(value, int | float | np.number | np.bool_)
 
 
 def _warn_of_processes(config: TrainConfig, num_ranks: int) -> None:
