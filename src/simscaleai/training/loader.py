@@ -55,6 +55,16 @@ class GathersSamples(Protocol):
 
 
 @runtime_checkable
+class TransformsSamples(Protocol):
+    """A data set whose samples may be something else than what it has recorded."""
+
+    @property
+    def transform(self) -> object:
+        """What makes them of it; None: they are as they were recorded."""
+        ...
+
+
+@runtime_checkable
 class GathersBatches(Protocol):
     """A data set that makes batches as `default_collate` would."""
 
@@ -194,12 +204,14 @@ def open_loader(loader: object, *, num_ranks: int) -> OrderedLoader | PlainLoade
 def statistics_of(loader: Iterable[Any]) -> dict[str, ColumnStatistics]:
     """Return the statistics of all numbers of a loader's data set, by column: "obs.KEY", "actions".
 
-    Those that the data set has itself, also of a part of it; else those of at most 10,000 samples.
+    Those that the data set has itself, also of a part of it; else, and where it transforms its samples, those of at
+    most 10,000 samples.
     """
     dataset: Any = loader.dataset if isinstance(loader, DataLoader) else None
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    if isinstance(dataset, HasStatistics):
+    is_transformed = isinstance(dataset, TransformsSamples) and dataset.transform is not None
+    if isinstance(dataset, HasStatistics) and not is_transformed:
         return dict(dataset.statistics())
     pieces: dict[str, list[Any]] = {}
     for samples in _measured(loader):
