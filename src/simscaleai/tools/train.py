@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
+    from simscaleai.rl.evaluator import EvalResults
     from simscaleai.training.data.dataset import TrajectoryDataset
 
 _DESCRIPTION = """\
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     seed_everything(config.seed)
     model = ModelRegistry.create(config.model_name, **kwargs)
     train, held_out = _loaders(model, data, options)
-    trainer = Trainer(model, train, config, held_out, _evaluation(options))
+    trainer = Trainer(model, train, config, held_out, _evaluation(model, options))
     found = trainer.train()
     if ranks.is_main:
         for name, value in found.items():
@@ -142,17 +143,14 @@ def _loaders(
     return DataLoader(train, shuffle=True, **settings), DataLoader(held_out, batch_size=options.batch_size)
 
 
-def _evaluation(options: TrainOptions) -> Any:
+def _evaluation(model: nn.Module, options: TrainOptions) -> Callable[[Any], EvalResults] | None:
+    """Return what runs the model in the environment, which is made here: mistakes are told before training begins."""
     if not options.eval_env:
         return None
+    from simscaleai.models.imitation import ImitationModel
     from simscaleai.rl.evaluator import EvalConfig, evaluate_policy
     from simscaleai.sim.environments import make_env
 
-    def evaluate(model: Any) -> Any:
-        env = make_env(options.eval_env)
-        try:
-            return evaluate_policy(env, model.predict, EvalConfig(n_episodes=options.eval_episodes))
-        finally:
-            env.close()
-
-    return evaluate
+    config = EvalConfig(n_episodes=options.eval_episodes)
+    env = make_env(options.eval_env, image_size=model.image_size if isinstance(model, ImitationModel) else None)
+    return lambda trained: evaluate_policy(env, trained.predict, config)
