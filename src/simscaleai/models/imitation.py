@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,8 +149,9 @@ class ImitationModel(nn.Module):
             raise DataError(f"actions must be [B, A] or [B, T, A]; got {list(actions.shape)}.")
         observed = _observed(batch)
         obs = self._obs(observed, leading=actions.ndim - 1)
-        if self._vectors is None and STATE in self.obs_shapes:
-            self._vectors = tuple(self._numbers(observed, actions.ndim - 1))
+        if self._vectors is None:
+            self._vectors = tuple(self._numbers(observed, actions.ndim - 1)) if STATE in self.obs_shapes else ()
+            self._warn_of_short_samples(actions.shape[1] if actions.ndim == 3 else 1)
         if actions.ndim == 2:
             actions, obs = actions[:, None], {name: value[:, None] for name, value in obs.items()}
         whole = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device)
@@ -167,6 +169,20 @@ class ImitationModel(nn.Module):
             step_mask=mask,
             obs_mask=mask[:, : next(iter(obs.values())).shape[1]],
         )
+
+    def _warn_of_short_samples(self, num_rows: int) -> None:
+        """Warn where actions are carried out that samples of so many steps do not teach."""
+        if not isinstance(self.policy, ChunkPolicy):
+            return
+        config = self.policy.config
+        used = config.num_executed if config.ensemble_rate is None else config.num_planned
+        learnt = num_rows + _padding(num_rows, config)[0] - config.num_obs + 1
+        if learnt < used:
+            warnings.warn(
+                f"{self.policy.family} uses {used} actions of each chunk, but samples of {num_rows} steps teach it "
+                f"{learnt}. Learn from TrajectoryDataset(path, seq_len=model.seq_len, windows=model.windows).",
+                stacklevel=2,
+            )
 
     def _obs(self, obs: Any, *, leading: int) -> dict[str, Tensor]:
         """Return what the policy observes, each `[*leading, *shape]`."""

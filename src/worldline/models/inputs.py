@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Literal
 
@@ -20,7 +21,7 @@ from worldline.models.observations import check_shapes
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.augment import random_shift
 from worldline.ops.twohot import symlog
-from worldline.statistics import ColumnStatistics, flat_statistics
+from worldline.statistics import ColumnStatistics, flat_statistics, is_out_of_range
 
 LANGUAGE = "language"  # the name of observations that are text
 
@@ -140,6 +141,17 @@ def column_of(statistics: Mapping[str, ColumnStatistics], name: str) -> ColumnSt
             "Train it on data that has this column."
         )
     return statistics[name]
+
+
+def warn_of_range(actions: ColumnStatistics) -> None:
+    """Warn where continuous actions are beyond what a policy can take: they would be learnt, and then cut off."""
+    if is_out_of_range(actions.low, actions.high).any():
+        low, high = actions.low.min(), actions.high.max()
+        warnings.warn(
+            f"The actions of the data are from {low:.4g} to {high:.4g}, but policies act in [-1, 1] and cut off what "
+            "is beyond. Scale the actions before you train, and let the environment scale them back.",
+            stacklevel=2,
+        )
 
 
 def check_image_settings(widths: tuple[int, ...], shift: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -267,3 +268,30 @@ def test_predictions_are_float32_also_under_autocast(name: str):
     assert found.dtype == np.float32
     assert found == pytest.approx(model.predict(obs), abs=0.1)
     assert losses["loss"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(("name", "length", "learnt"), [("act", 10, 10), ("flow_policy", 1, 1), ("flow_policy", 8, 7)])
+def test_samples_too_short_for_what_is_carried_out_are_told_once(name: str, length: int, learnt: int):
+    """Actions that nothing has taught are carried out all the same."""
+    model, batch = make(name)
+    window = {
+        "observations": {"state": torch.stack([batch["observations"]["state"]] * length, 1)},
+        "actions": torch.stack([batch["actions"]] * length, 1),
+    }
+    with pytest.warns(UserWarning, match=rf"of {length} steps teach it {learnt}\b.*windows=model.windows"):
+        model(window)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(window)
+
+
+@pytest.mark.parametrize(("name", "length"), [("act", 16), ("flow_policy", 9), ("bc", 1)])
+def test_samples_that_are_long_enough_are_not(name: str, length: int):
+    model, batch = make(name)
+    window = {
+        "observations": {"state": torch.stack([batch["observations"]["state"]] * length, 1)},
+        "actions": torch.stack([batch["actions"]] * length, 1),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(window)
