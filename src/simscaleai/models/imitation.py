@@ -37,6 +37,7 @@ class ImitationModel(nn.Module):
     Attributes:
         policy: Worldline's model.
         obs_shapes: What it observes: "state", each image, and "language", the bytes of an instruction.
+        built_as: Its name in `ModelRegistry`, and the arguments that it was created with; None where it was not.
 
     Args:
         policy: Worldline's model.
@@ -47,6 +48,7 @@ class ImitationModel(nn.Module):
         super().__init__()
         self.policy = policy
         self.obs_shapes: dict[str, tuple[int, ...]] = dict(policy.config.obs_shapes)
+        self.built_as: tuple[str, Mapping[str, Any]] | None = None
         self._state_keys = None if state_keys is None else frozenset(state_keys)
         self._vectors: tuple[str, ...] | None = None  # names of the vectors of the first batch that it learnt from
 
@@ -89,16 +91,22 @@ class ImitationModel(nn.Module):
         return self.policy.is_fitted if isinstance(self.policy, Fitted) else True
 
     def fit(self, statistics: Mapping[str, ColumnStatistics]) -> None:
-        """Take the statistics of columns "obs.KEY" and "actions"; the trainer does so before the first step."""
+        """Take the statistics of columns "obs.KEY" and "actions"; the trainer does so before the first step.
+
+        Raises:
+            DataError: The vectors have more or fewer numbers than the model was built for.
+        """
         if not isinstance(self.policy, Fitted):
             return
-        vectors = [
-            column
-            for name, column in sorted(statistics.items())
-            if is_obs(name) and self._is_in_state(STATE if name == "obs" else name.removeprefix("obs."))
-        ]
         named = {"actions": statistics["actions"]}
-        self.policy.fit(named | ({f"obs.{STATE}": flat_statistics(vectors)} if STATE in self.obs_shapes else {}))
+        if STATE in self.obs_shapes:
+            names = {STATE if name == "obs" else name.removeprefix("obs."): name for name in statistics if is_obs(name)}
+            vectors = {name: statistics[names[name]] for name in sorted(names) if self._is_in_state(name)}
+            sizes = {name: column.mean.size for name, column in vectors.items()}
+            if sum(sizes.values()) != self.obs_shapes[STATE][0]:
+                raise DataError(_other_vectors(sizes, self.obs_shapes[STATE][0], None))
+            named[f"obs.{STATE}"] = flat_statistics(list(vectors.values()))
+        self.policy.fit(named)
 
     def act(
         self,
@@ -259,6 +267,8 @@ def _observed(batch: Mapping[str, Any]) -> dict[str, Any]:
 def _other_vectors(sizes: Mapping[str, int], size: int, known: Sequence[str] | None) -> str:
     listed = ", ".join(f"{name} [{width}]" for name, width in sizes.items()) or "none"
     message = f"The model was built for vectors of {size} numbers together; got {sum(sizes.values())}: {listed}. "
+    if not sizes:
+        return message + "Give it those that it was built for; its state_keys are their names, if it has any."
     if known is None:
         return message + f"Build it with state_dim={sum(sizes.values())}, or choose the observations by obs_keys."
     missing, unknown = sorted(set(known) - sizes.keys()), sorted(sizes.keys() - set(known))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simscaleai.training.adapter import Adapter
+from simscaleai.training.adapter import Adapter, BuiltByName
 from simscaleai.training.callbacks import Checkpoints, Results
 from simscaleai.training.carrier import carry
 from simscaleai.training.checkpoint import read_checkpoint
@@ -46,7 +46,8 @@ class Trainer:
 
     Attributes:
         model: The model, on the device.
-        config: The settings; `batch_size` is the loader's.
+        config: The settings; `batch_size` is the loader's, and `model_name` and `model_kwargs` those of a model that
+            `ModelRegistry` created, so that its checkpoints say how to build it.
         global_step: Optimiser steps done so far.
 
     Args:
@@ -75,7 +76,7 @@ class Trainer:
         if isinstance(self._data, OrderedLoader):
             config = dataclasses.replace(config, batch_size=self._data.batch_size)
         self.model = model
-        self.config = config
+        self.config = config = _naming_the_model(config, model)
         self._eval_loader = eval_loader
         self._eval_fn = eval_fn
         self._results = Results()
@@ -189,6 +190,17 @@ def _is_number(value: object) -> TypeGuard[SupportsFloat]:
     if isinstance(value, Tensor | np.ndarray):
         return math.prod(value.shape) == 1
     return isinstance(value, int | float | np.number | np.bool_)
+
+
+def _naming_the_model(config: TrainConfig, model: object) -> TrainConfig:
+    """Return the settings with the name and the arguments of a model that knows them, unless they say some."""
+    if config.model_kwargs or not isinstance(model, BuiltByName) or model.built_as is None:
+        return config
+    name, kwargs = model.built_as
+    try:
+        return dataclasses.replace(config, model_name=name, model_kwargs=kwargs)
+    except ConfigError:  # arguments that a file cannot hold
+        return config
 
 
 def _warn_of_processes(config: TrainConfig, num_ranks: int) -> None:

@@ -295,3 +295,17 @@ def test_samples_that_are_long_enough_are_not(name: str, length: int):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(window)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"state_dim": 7, "state_keys": ["jointpos"]}, "got 0: none"),
+        ({"state_dim": 19}, r"got 20: state \[20\]. Build it with state_dim=20"),
+    ],
+)
+def test_statistics_of_other_vectors_are_named(settings: dict[str, Any], message: str):
+    model = ModelRegistry.create("bc", action_dim=4, **settings)
+    assert isinstance(model, ImitationModel)
+    with pytest.raises(DataError, match=message):
+        model.fit(statistics_of(DataLoader(DummyTrajectoryDataset(60), batch_size=6)))
