@@ -31,7 +31,7 @@ OBS_SHAPES: dict[str, Any] = {
     "vector": (PHASES,),
     "image": (SIZE, SIZE, 1),
     "language": {"language": (4,)},
-    "all": {"image": (SIZE, SIZE, 1), "language": (4,), "vector": (PHASES,)},
+    "all": {"image": (SIZE, SIZE, 1), "language": (4,), "number": (), "vector": (PHASES,)},
 }
 SMALL = {"image_widths": (8, 16), "image_shift": 1}
 CHUNKS = {**SMALL, "horizon": HORIZON, "num_obs": 2, "num_executed": 2}
@@ -78,6 +78,7 @@ class Case:
             "vector": np.eye(PHASES, dtype=np.float32)[phases],
             "image": images[phases],
             "language": WORDS[phases],
+            "number": phases.astype(np.float32),
         }
         shapes = OBS_SHAPES[self.obs]
         return {name: columns[name] for name in shapes} if isinstance(shapes, dict) else columns[self.obs]

@@ -45,7 +45,7 @@ class Layout:
             ConfigError: One is neither numbers nor an image, or the images differ in size.
         """
         images = {name: shape for name, shape in shapes.items() if is_image(shape)}
-        check_shapes(shapes, images)
+        check_shapes({name: shape or (1,) for name, shape in shapes.items()}, images)  # a single number is one, too
         texts = tuple(name for name in shapes if name == LANGUAGE)
         vectors = tuple(name for name in shapes if name not in images and name not in texts)
         channels_first = [shape if is_channels_first(shape) else (shape[2], *shape[:2]) for shape in images.values()]
@@ -110,7 +110,7 @@ class InputLayer(nn.Module):
         layout = self.layout
         vectors = images = text = None
         if layout.vectors:
-            joined = torch.cat([obs[name].float().flatten(2) for name in layout.vectors], -1)
+            joined = torch.cat([_flat(obs[name]) for name in layout.vectors], -1)
             vectors = symlog(joined) if self.normalizer is None else self.normalizer(joined)
         if layout.images:
             images = self._images(obs)
@@ -127,6 +127,11 @@ class InputLayer(nn.Module):
             shape = joined.shape
             joined = random_shift(joined.flatten(1, 2), self.shift).view(shape)
         return joined.float().div(127.5).sub(1.0)
+
+
+def _flat(numbers: Tensor) -> Tensor:
+    """Return numbers `[B, n, *obs]` as float `[B, n, D]`; D is 1 where there is no dimension but B and n."""
+    return (numbers[..., None] if numbers.ndim == 2 else numbers.flatten(2)).float()
 
 
 def column_of(statistics: Mapping[str, ColumnStatistics], name: str) -> ColumnStatistics:
