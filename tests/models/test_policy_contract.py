@@ -218,3 +218,15 @@ def test_predictions_of_one_and_of_many(case: Case):
     np.testing.assert_allclose(predict(model, one), actions[1], atol=1e-5)
     assert torch.allclose(torch.as_tensor(predict(model, as_tensors(many))), torch.from_numpy(actions))
     assert model.training
+
+
+def test_predictions_of_views_and_of_lists():
+    model = create_model("bc", obs_shape={"a": (2,), "b": ()}, action_dim=2, action_type="continuous")
+    a, b = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], np.float32), np.array([1.0, 2.0, 3.0], np.float32)
+    expected = predict(model, {"a": a, "b": b})
+    assert isinstance(expected, np.ndarray)
+    turned = predict(model, {"a": a[::-1], "b": b[::-1]})
+    assert np.array_equal(turned, expected[::-1])
+    listed = predict(model, {"a": a.tolist(), "b": b.tolist()})  # type: ignore[dict-item]
+    assert isinstance(listed, np.ndarray)
+    assert np.array_equal(listed, expected)

@@ -20,7 +20,7 @@ from worldline.errors import DataError
 from worldline.models.base import Model
 from worldline.models.chunks import ChunkConfig, ChunkPolicy
 from worldline.models.inputs import LANGUAGE
-from worldline.models.predict import predict
+from worldline.models.predict import as_tensor, predict
 from worldline.protocols import Fitted, Policy
 from worldline.statistics import ColumnStatistics, flat_statistics
 
@@ -227,7 +227,7 @@ class ImitationModel(nn.Module):
         chosen = [name for name in sorted(named) if self._is_in_state(name) and not _is_text(named[name])]
         if not chosen and STATE in named:  # what the names of vectors stand for
             chosen = [STATE]
-        vectors = {name: torch.as_tensor(named[name]) for name in chosen}
+        vectors = {name: as_tensor(named[name]) for name in chosen}
         return {name: value for name, value in vectors.items() if 0 <= value.ndim - leading <= 2}
 
     def _num_leading(self, named: Mapping[str, Any]) -> int:
@@ -280,7 +280,7 @@ def _image(named: Mapping[str, Any], name: str, shape: tuple[int, ...], *, devic
     """Return images in [0, 255] in the layout of `shape`."""
     if name not in named:
         raise DataError(f"The model was built for images {name!r} {shape}; got {sorted(named)}.")
-    image = torch.as_tensor(named[name]).to(device)
+    image = as_tensor(named[name]).to(device)
     if image.is_floating_point():
         image = image * 255.0
     found = tuple(image.shape[-3:])
@@ -303,7 +303,7 @@ def _text(named: Mapping[str, Any], length: int, *, device: torch.device) -> Ten
             row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
         return torch.from_numpy(rows).to(device)
     if isinstance(texts, Tensor | np.ndarray):  # bytes already
-        found = torch.as_tensor(texts).to(device)
+        found = as_tensor(texts).to(device)
         return F.pad(found, (0, length - found.shape[-1]))
     raise DataError(
         f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample; got {type(texts).__name__}.'

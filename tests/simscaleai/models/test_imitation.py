@@ -109,6 +109,17 @@ def test_images_of_either_layout_and_type_are_the_same():
         model.predict({**obs, "image": pixels.transpose(2, 3)})
 
 
+def test_arrays_that_are_views_or_cannot_be_written_to():
+    """A camera's picture turned upside down has negative strides, and what comes from a file may be read-only."""
+    model, batch = make("vla")
+    obs = {name: value if isinstance(value, list) else value.numpy() for name, value in observed(batch).items()}
+    turned = {**obs, "image": obs["image"][:, :, ::-1], "state": np.broadcast_to(obs["state"][0], (6, 20))}
+    copies = {name: value if isinstance(value, list) else value.copy() for name, value in turned.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(model.predict(turned), model.predict(copies))
+
+
 def test_instructions_as_text_and_as_bytes_are_the_same():
     model, batch = make("vla")
     obs = row(observed(batch), 0)
