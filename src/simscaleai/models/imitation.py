@@ -305,9 +305,8 @@ def _text(named: Mapping[str, Any], length: int, *, device: torch.device) -> Ten
     if isinstance(texts, Tensor | np.ndarray):  # bytes already
         found = as_tensor(texts).to(device)
         return F.pad(found, (0, length - found.shape[-1]))
-    raise DataError(
-        f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample; got {type(texts).__name__}.'
-    )
+    got = type(texts).__name__ if LANGUAGE in named else f"only {', '.join(sorted(named))}"
+    raise DataError(f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample; got {got}.')
 
 
 def _for_each(text: Tensor, rows: Sequence[int]) -> Tensor:

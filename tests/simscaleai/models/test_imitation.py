@@ -185,7 +185,11 @@ def test_what_a_batch_needs(batch: dict[str, Any], message: str):
 def test_a_missing_modality_is_named():
     model, batch = make("vla")
     obs = observed(batch)
-    for key, message in (("image", "images 'image'"), ("language", "reads instructions"), ("state", "20 numbers")):
+    for key, message in (
+        ("image", "images 'image'"),
+        ("language", "reads instructions.*got only image, state"),
+        ("state", "20 numbers"),
+    ):
         with pytest.raises(DataError, match=message):
             model.predict({name: value for name, value in obs.items() if name != key})
 
