@@ -10,6 +10,7 @@ import numpy as np
 from worldline.episode import Array
 from worldline.errors import DataError
 
+_ROUNDING = 1e-3
 _BLOCK = 1 << 16  # numbers converted to float64 at a time
 
 
@@ -49,6 +50,17 @@ class ColumnStatistics:
         if count == 0:
             raise DataError("There are no steps, so there are no statistics of them. Add an episode first.")
         return cls(count=count, mean=mean, std=np.sqrt(squares / count), low=low, high=high)
+
+
+def is_out_of_range(low: Array, high: Array) -> Array:
+    """Return which components of continuous actions leave [-1, 1], `[A]` bool, by more than rounding does.
+
+    Args:
+        low: `[A]`, the least value of each.
+        high: `[A]`, the greatest.
+    """
+    found: Array = np.maximum(-low, high) > 1.0 + _ROUNDING
+    return found
 
 
 def flat_statistics(columns: Sequence[ColumnStatistics]) -> ColumnStatistics:

@@ -102,3 +102,12 @@ def test_wrong_targets(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert run("inspect", tmp_path / "file.npz") == 2
     assert "file.npz" in capsys.readouterr().err
+
+
+def test_actions_that_no_policy_takes_are_told(tmp_path, capsys):
+    for reach, is_told in ((1.0, False), (1.5, True)):
+        actions = np.array([[-1.0, 0.0], [1.0, reach]])
+        episode = Episode(obs=np.zeros((2, 3)), actions=actions, rewards=np.zeros(2), terminated=True)
+        path = tmp_path / f"{reach}.npz"
+        ReplayBuffer.from_episodes([episode], action_dim=2).save(path)
+        assert ("1 of the actions leave [-1, 1]" in shown(capsys, path)) == is_told

@@ -41,10 +41,10 @@ def counting(num_envs=2, env=Counting):
     return VectorEnv([RowEnv(env()) for _ in range(num_envs)])
 
 
-def make(tmp_path=None, env=None, policy=None, **settings):
+def make(tmp_path=None, env=None, policy=None, capacity=10_000, **settings):
     env = env or counting()
     spec = env.data_spec
-    buffer = ReplayBuffer(10_000, spec.obs_shape, spec.action_dim, action_sizes=spec.action_sizes)
+    buffer = ReplayBuffer(capacity, spec.obs_shape, spec.action_dim, action_sizes=spec.action_sizes)
     settings = {"seed_steps": 10, "replay_ratio": 0.5, **settings}
     policy = policy or Remembering()
     return OnlineSampler(env, policy, buffer, seed_policy=RandomPolicy(spec), replay_dir=tmp_path, **settings)
@@ -144,22 +144,24 @@ def test_the_policy_of_the_moment_acts():
     assert draw(other, range(10, 30)) != first[10:]
 
 
+@pytest.mark.parametrize("capacity", [10_000, 25])
 @pytest.mark.parametrize("stop", [1, 2, 7, 20])
-def test_a_restored_sampler_goes_on_exactly(tmp_path, stop):
-    whole = make()
+def test_a_restored_sampler_goes_on_exactly(tmp_path, stop, capacity):
+    whole = make(capacity=capacity)
     expected = draw(whole, range(40))
-    sampler = make(tmp_path)
+    sampler = make(tmp_path, capacity=capacity)
     draw(sampler, range(stop // 2))
     sampler.state_dict()  # an earlier checkpoint
     draw(sampler, range(stop // 2, stop))
     state = json.loads(json.dumps(sampler.state_dict()))
     draw(sampler, range(stop, stop + 5))  # was killed here
     sampler.state_dict()
-    resumed = make(tmp_path)
+    resumed = make(tmp_path, capacity=capacity)
     resumed.load_state_dict(state)
     assert draw(resumed, range(stop, 40)) == expected[stop:]
     assert resumed.env_steps == whole.env_steps
-    again = make(tmp_path)
+    assert (resumed.num_episodes > resumed.buffer.num_episodes) == (capacity == 25)  # some were evicted
+    again = make(tmp_path, capacity=capacity)
     again.load_state_dict(json.loads(json.dumps(resumed.state_dict())))
     assert draw(again, range(40, 60)) == draw(whole, range(40, 60))
 

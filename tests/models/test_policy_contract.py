@@ -31,7 +31,7 @@ OBS_SHAPES: dict[str, Any] = {
     "vector": (PHASES,),
     "image": (SIZE, SIZE, 1),
     "language": {"language": (4,)},
-    "all": {"image": (SIZE, SIZE, 1), "language": (4,), "vector": (PHASES,)},
+    "all": {"image": (SIZE, SIZE, 1), "language": (4,), "number": (), "vector": (PHASES,)},
 }
 SMALL = {"image_widths": (8, 16), "image_shift": 1}
 CHUNKS = {**SMALL, "horizon": HORIZON, "num_obs": 2, "num_executed": 2}
@@ -78,6 +78,7 @@ class Case:
             "vector": np.eye(PHASES, dtype=np.float32)[phases],
             "image": images[phases],
             "language": WORDS[phases],
+            "number": phases.astype(np.float32),
         }
         shapes = OBS_SHAPES[self.obs]
         return {name: columns[name] for name in shapes} if isinstance(shapes, dict) else columns[self.obs]
@@ -217,3 +218,15 @@ def test_predictions_of_one_and_of_many(case: Case):
     np.testing.assert_allclose(predict(model, one), actions[1], atol=1e-5)
     assert torch.allclose(torch.as_tensor(predict(model, as_tensors(many))), torch.from_numpy(actions))
     assert model.training
+
+
+def test_predictions_of_views_and_of_lists():
+    model = create_model("bc", obs_shape={"a": (2,), "b": ()}, action_dim=2, action_type="continuous")
+    a, b = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], np.float32), np.array([1.0, 2.0, 3.0], np.float32)
+    expected = predict(model, {"a": a, "b": b})
+    assert isinstance(expected, np.ndarray)
+    turned = predict(model, {"a": a[::-1], "b": b[::-1]})
+    assert np.array_equal(turned, expected[::-1])
+    listed = predict(model, {"a": a.tolist(), "b": b.tolist()})  # type: ignore[dict-item]
+    assert isinstance(listed, np.ndarray)
+    assert np.array_equal(listed, expected)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,14 +16,13 @@ from torch.nn import functional as F
 from worldline.batch import Batch, Obs, WindowSpec
 from worldline.data.store import is_obs
 from worldline.device import device_of
-from worldline.episode import Array
 from worldline.errors import DataError
 from worldline.models.base import Model
 from worldline.models.chunks import ChunkConfig, ChunkPolicy
 from worldline.models.inputs import LANGUAGE
-from worldline.models.predict import predict
+from worldline.models.predict import as_tensor, predict
 from worldline.protocols import Fitted, Policy
-from worldline.statistics import ColumnStatistics
+from worldline.statistics import ColumnStatistics, flat_statistics
 
 STATE = "state"  # what the policy calls all vectors together
 _OBSERVATIONS, _ACTIONS, _MASK = "observations", "actions", "mask"
@@ -30,12 +31,13 @@ _OBSERVATIONS, _ACTIONS, _MASK = "observations", "actions", "mask"
 class ImitationModel(nn.Module):
     """A policy that learns actions from observations.
 
-    All vectors of a batch are one to it, "state": they are put side by side in the order of their names. Images are
-    `[C, H, W]` in [0, 1], or uint8 in either layout.
+    All numbers of a batch are one vector to it, "state": those of each observation are put side by side in the order of
+    their names. Images are `[C, H, W]` in [0, 1], or uint8 in either layout.
 
     Attributes:
         policy: Worldline's model.
         obs_shapes: What it observes: "state", each image, and "language", the bytes of an instruction.
+        built_as: Its name in `ModelRegistry`, and the arguments that it was created with; None where it was not.
 
     Args:
         policy: Worldline's model.
@@ -46,8 +48,14 @@ class ImitationModel(nn.Module):
         super().__init__()
         self.policy = policy
         self.obs_shapes: dict[str, tuple[int, ...]] = dict(policy.config.obs_shapes)
+        self.built_as: tuple[str, Mapping[str, Any]] | None = None
         self._state_keys = None if state_keys is None else frozenset(state_keys)
-        self._vectors: tuple[str, ...] | None = None  # names of the vectors of the first batch
+        self._vectors: tuple[str, ...] | None = None  # names of the vectors of the first batch that it learnt from
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images that it observes; None where it observes none."""
+        return next((shape[-2:] for shape in self.obs_shapes.values() if len(shape) == 3), None)
 
     @property
     def windows(self) -> WindowSpec:
@@ -83,16 +91,22 @@ class ImitationModel(nn.Module):
         return self.policy.is_fitted if isinstance(self.policy, Fitted) else True
 
     def fit(self, statistics: Mapping[str, ColumnStatistics]) -> None:
-        """Take the statistics of columns "obs.KEY" and "actions"; the trainer does so before the first step."""
+        """Take the statistics of columns "obs.KEY" and "actions"; the trainer does so before the first step.
+
+        Raises:
+            DataError: The vectors have more or fewer numbers than the model was built for.
+        """
         if not isinstance(self.policy, Fitted):
             return
-        vectors = [
-            column
-            for name, column in sorted(statistics.items())
-            if is_obs(name) and self._is_in_state(STATE if name == "obs" else name.removeprefix("obs."))
-        ]
         named = {"actions": statistics["actions"]}
-        self.policy.fit(named | ({f"obs.{STATE}": _side_by_side(vectors)} if STATE in self.obs_shapes else {}))
+        if STATE in self.obs_shapes:
+            names = {STATE if name == "obs" else name.removeprefix("obs."): name for name in statistics if is_obs(name)}
+            vectors = {name: statistics[names[name]] for name in sorted(names) if self._is_in_state(name)}
+            sizes = {name: column.mean.size for name, column in vectors.items()}
+            if sum(sizes.values()) != self.obs_shapes[STATE][0]:
+                raise DataError(_other_vectors(sizes, self.obs_shapes[STATE][0], None))
+            named[f"obs.{STATE}"] = flat_statistics(list(vectors.values()))
+        self.policy.fit(named)
 
     def act(
         self,
@@ -112,7 +126,7 @@ class ImitationModel(nn.Module):
 
         Args:
             obs: A dict of arrays or tensors (and of texts), or the state alone; of one observation, or with a first
-                dimension of several.
+                dimension of several. One instruction may stand for all of several.
 
         Returns:
             `[A]` or `[N, A]`, an array if `obs` is of arrays and a tensor if it is of tensors.
@@ -122,7 +136,7 @@ class ImitationModel(nn.Module):
         """
         named = obs if isinstance(obs, Mapping) else {STATE: obs}
         numbers = [value for value in named.values() if not _is_text(value)]
-        actions = predict(self.policy, self._obs(named, leading=_num_leading(named, self.obs_shapes)))
+        actions = predict(self.policy, self._obs(named, leading=self._num_leading(named)))
         assert isinstance(actions, Tensor)
         return actions if any(isinstance(value, Tensor) for value in numbers) else actions.cpu().numpy()
 
@@ -141,7 +155,11 @@ class ImitationModel(nn.Module):
         actions = batch[_ACTIONS].float()
         if actions.ndim not in (2, 3):
             raise DataError(f"actions must be [B, A] or [B, T, A]; got {list(actions.shape)}.")
-        obs = self._obs(_observed(batch), leading=actions.ndim - 1)
+        observed = _observed(batch)
+        obs = self._obs(observed, leading=actions.ndim - 1)
+        if self._vectors is None:
+            self._vectors = tuple(self._numbers(observed, actions.ndim - 1)) if STATE in self.obs_shapes else ()
+            self._warn_of_short_samples(actions.shape[1] if actions.ndim == 3 else 1)
         if actions.ndim == 2:
             actions, obs = actions[:, None], {name: value[:, None] for name, value in obs.items()}
         whole = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device)
@@ -160,6 +178,20 @@ class ImitationModel(nn.Module):
             obs_mask=mask[:, : next(iter(obs.values())).shape[1]],
         )
 
+    def _warn_of_short_samples(self, num_rows: int) -> None:
+        """Warn where actions are carried out that samples of so many steps do not teach."""
+        if not isinstance(self.policy, ChunkPolicy):
+            return
+        config = self.policy.config
+        used = config.num_executed if config.ensemble_rate is None else config.num_planned
+        learnt = num_rows + _padding(num_rows, config)[0] - config.num_obs + 1
+        if learnt < used:
+            warnings.warn(
+                f"{self.policy.family} uses {used} actions of each chunk, but samples of {num_rows} steps teach it "
+                f"{learnt}. Learn from TrajectoryDataset(path, seq_len=model.seq_len, windows=model.windows).",
+                stacklevel=2,
+            )
+
     def _obs(self, obs: Any, *, leading: int) -> dict[str, Tensor]:
         """Return what the policy observes, each `[*leading, *shape]`."""
         named = dict(obs) if isinstance(obs, Mapping) else {STATE: obs}
@@ -172,9 +204,8 @@ class ImitationModel(nn.Module):
                 found[name] = _image(named, name, shape, device=device)
         if LANGUAGE in self.obs_shapes:
             text = _text(named, self.obs_shapes[LANGUAGE][0], device=device)
-            if text.ndim == leading:  # one for all steps of a window
-                text = text[:, None].expand(-1, next(iter(found.values())).shape[1], -1)
-            found[LANGUAGE] = text
+            rows = next((value.shape[:leading] for value in found.values()), text.shape[:-1])
+            found[LANGUAGE] = _for_each(text, rows)
         return found
 
     def _is_in_state(self, name: str) -> bool:
@@ -183,18 +214,33 @@ class ImitationModel(nn.Module):
         return name == STATE or name not in {*self.obs_shapes, LANGUAGE}
 
     def _state(self, named: Mapping[str, Any], size: int, *, leading: int, device: torch.device) -> Tensor:
-        vectors = {
-            name: torch.as_tensor(named[name]).to(device).float()
-            for name in sorted(named)
-            if self._is_in_state(name) and not _is_text(named[name])
-        }
-        vectors = {name: value for name, value in vectors.items() if value.ndim == leading + 1}
-        sizes = {name: value.shape[-1] for name, value in vectors.items()}
+        vectors = self._numbers(named, leading)
+        sizes = {name: math.prod(value.shape[leading:]) for name, value in vectors.items()}
         names = tuple(vectors)
-        if sum(sizes.values()) != size or (self._vectors is not None and names != self._vectors):
+        if sum(sizes.values()) != size or (names != (STATE,) and self._vectors not in (None, names)):
             raise DataError(_other_vectors(sizes, size, self._vectors))
-        self._vectors = names
-        return torch.cat(list(vectors.values()), -1)
+        rows = [value.to(device).float() for value in vectors.values()]
+        return torch.cat([row.flatten(leading) if row.ndim > leading else row[..., None] for row in rows], -1)
+
+    def _numbers(self, named: Mapping[str, Any], leading: int) -> dict[str, Tensor]:
+        """Return all that is in the state, by name, each `[*leading, *shape]`: what has 3 dimensions is an image."""
+        chosen = [name for name in sorted(named) if self._is_in_state(name) and not _is_text(named[name])]
+        if not chosen and STATE in named:  # what the names of vectors stand for
+            chosen = [STATE]
+        vectors = {name: as_tensor(named[name]) for name in chosen}
+        return {name: value for name, value in vectors.items() if 0 <= value.ndim - leading <= 2}
+
+    def _num_leading(self, named: Mapping[str, Any]) -> int:
+        """Return how many dimensions come before those of an observation: 0 where there is one, 1 where several."""
+        for name, shape in self.obs_shapes.items():
+            if name != STATE and name in named and not _is_text(named[name]):
+                return int(np.ndim(named[name])) - len(shape)
+        vectors = self._numbers(named, 0), self._numbers(named, 1)
+        sizes = [sum(math.prod(value.shape[leading:]) for value in vectors[leading].values()) for leading in (0, 1)]
+        # Both fit only where one is a row of the other; a dimension of rows is what all have.
+        likely = int(min((value.ndim for part in vectors for value in part.values()), default=0) > 1)
+        is_other = sizes[likely] != self.obs_shapes.get(STATE, (0,))[0] == sizes[1 - likely]
+        return 1 - likely if is_other else likely
 
 
 def _padding(num_rows: int, config: ChunkConfig) -> tuple[int, int]:
@@ -221,6 +267,8 @@ def _observed(batch: Mapping[str, Any]) -> dict[str, Any]:
 def _other_vectors(sizes: Mapping[str, int], size: int, known: Sequence[str] | None) -> str:
     listed = ", ".join(f"{name} [{width}]" for name, width in sizes.items()) or "none"
     message = f"The model was built for vectors of {size} numbers together; got {sum(sizes.values())}: {listed}. "
+    if not sizes:
+        return message + "Give it those that it was built for; its state_keys are their names, if it has any."
     if known is None:
         return message + f"Build it with state_dim={sum(sizes.values())}, or choose the observations by obs_keys."
     missing, unknown = sorted(set(known) - sizes.keys()), sorted(sizes.keys() - set(known))
@@ -232,7 +280,7 @@ def _image(named: Mapping[str, Any], name: str, shape: tuple[int, ...], *, devic
     """Return images in [0, 255] in the layout of `shape`."""
     if name not in named:
         raise DataError(f"The model was built for images {name!r} {shape}; got {sorted(named)}.")
-    image = torch.as_tensor(named[name]).to(device)
+    image = as_tensor(named[name]).to(device)
     if image.is_floating_point():
         image = image * 255.0
     found = tuple(image.shape[-3:])
@@ -245,36 +293,34 @@ def _image(named: Mapping[str, Any], name: str, shape: tuple[int, ...], *, devic
 
 def _text(named: Mapping[str, Any], length: int, *, device: torch.device) -> Tensor:
     """Return a text as bytes `[L]`, or several as `[B, L]`, cut off at L; bytes stay what they are."""
-    if LANGUAGE not in named:
-        raise DataError(f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample.')
-    texts = named[LANGUAGE]
-    if isinstance(texts, Tensor | np.ndarray):  # bytes already
-        found = torch.as_tensor(texts).to(device)
-        return F.pad(found, (0, length - found.shape[-1]))
+    texts: Any = named.get(LANGUAGE)
     if isinstance(texts, str):
         return _text({LANGUAGE: [texts]}, length, device=device)[0]
-    rows = np.zeros((len(texts), length), dtype=np.uint8)
-    for row, text in zip(rows, texts, strict=True):
-        encoded = text.encode()[:length]
-        row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
-    return torch.from_numpy(rows).to(device)
+    if _is_text(texts):
+        rows = np.zeros((len(texts), length), dtype=np.uint8)
+        for row, text in zip(rows, texts, strict=True):
+            encoded = str(text).encode()[:length]
+            row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
+        return torch.from_numpy(rows).to(device)
+    if isinstance(texts, Tensor | np.ndarray):  # bytes already
+        found = as_tensor(texts).to(device)
+        return F.pad(found, (0, length - found.shape[-1]))
+    got = type(texts).__name__ if LANGUAGE in named else f"only {', '.join(sorted(named))}"
+    raise DataError(f'The model reads instructions. Give it "{LANGUAGE}", a text for each sample; got {got}.')
 
 
-def _side_by_side(columns: Sequence[ColumnStatistics]) -> ColumnStatistics:
-    arrays: dict[str, Array] = {
-        name: np.concatenate([np.ravel(getattr(column, name)) for column in columns])
-        for name in ("mean", "std", "low", "high")
-    }
-    return ColumnStatistics(count=columns[0].count, **arrays)
+def _for_each(text: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return instructions `[*rows, L]`, of which there is one for all, `[L]`, or one for each window, `[B, L]`."""
+    given = text.shape[:-1]
+    if tuple(given) != tuple(rows[: len(given)]):
+        raise DataError(
+            f"Instructions are {list(given)}, observations {list(rows)}. Give one for all, or one for each."
+        )
+    between = (1,) * (len(rows) - len(given))
+    return text.reshape(*given, *between, text.shape[-1]).expand(*rows, -1)
 
 
-def _is_text(value: object) -> bool:
+def _is_text(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind == "U" and value.ndim == 1
     return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
-
-
-def _num_leading(named: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return how many dimensions come before those of an observation: those of the first that is no text."""
-    for name, value in named.items():
-        if not _is_text(value):
-            return int(np.ndim(value)) - len(shapes.get(name, (0,)))
-    return 0

@@ -60,7 +60,9 @@ class ModelRegistry:
             return cls._registered[name](**kwargs)
         if name not in _FAMILIES:
             raise ConfigError(f"No model is called {name!r}. {nearest(name, cls.list())}")
-        return create_policy(name, **kwargs)
+        model = create_policy(name, **kwargs)
+        model.built_as = name, kwargs
+        return model
 
     @classmethod
     def register(cls, name: str, model: ModelT | None = None) -> Any:
@@ -100,13 +102,13 @@ def create_policy(
 
     Args:
         name: Its family.
-        state_dim: How many numbers all vectors of an observation have together; None is a policy without them.
+        state_dim: How many numbers an observation has, images and text apart; None is a policy without them.
         action_dim: How many numbers an action has, in [-1, 1].
         hidden_dim: Width of its network.
         n_layers: Depth of its network.
         image_size: Height and width of the image "image", or one number for both; those of each image by its name,
             where there are several cameras; 0 is a policy without. By default only "vla" has an image, of 128 x 128.
-        state_keys: Names of the vectors; others are passed over. None: all that an observation has.
+        state_keys: Names of the observations that those are; others are passed over. None: all but images.
         language_length: Bytes of an instruction that are read; 0 is a policy without. By default only "vla" reads 64.
         **settings: Further settings of the family, by Worldline's names.
 
@@ -121,8 +123,7 @@ def create_policy(
     sizes = family.image_size if image_size is None else image_size
     for key, size in (sizes if isinstance(sizes, Mapping) else {IMAGE: sizes}).items():
         if size:
-            height, width = (size, size) if isinstance(size, int) else size
-            shapes[key] = (3, height, width)
+            shapes[key] = (3, *_height_and_width(key, size))
     length = family.language_length if language_length is None else language_length
     if length:
         shapes[LANGUAGE] = (length,)
@@ -132,6 +133,13 @@ def create_policy(
     chosen = {key: value for key, value in network.items() if value is not None}
     policy = create_model(name, obs_shape=shapes, action_dim=action_dim, **{**family.defaults, **chosen, **settings})
     return ImitationModel(policy, state_keys)
+
+
+def _height_and_width(name: str, size: int | Sequence[int]) -> tuple[int, int]:
+    sizes = [size, size] if isinstance(size, int) else list(size)
+    if len(sizes) != 2 or not all(isinstance(number, int) and number > 0 for number in sizes):
+        raise ConfigError(f"image_size of {name!r} must be one number or (height, width), in pixels; got {size!r}.")
+    return sizes[0], sizes[1]
 
 
 def describe(name: str) -> str:

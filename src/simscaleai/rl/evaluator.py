@@ -20,7 +20,7 @@ from simscaleai.sim.environments import SimEnv
 from worldline.batch import Obs
 from worldline.envs.rows import RowEnv
 from worldline.episode import Array, DataSpec
-from worldline.errors import ConfigError
+from worldline.errors import ConfigError, DataError
 from worldline.evaluation import rollout
 from worldline.evaluation.video import filming, write_video
 from worldline.protocols import Policy
@@ -187,10 +187,8 @@ class _Function:
         named = {"": obs} if isinstance(obs, Tensor) else obs
         arrays = {name: value.cpu().numpy() for name, value in named.items()}
         rows = [{name: value[row] for name, value in arrays.items()} for row in range(len(next(iter(arrays.values()))))]
-        actions = [self._function(row[""] if isinstance(obs, Tensor) else row) for row in rows]
-        return torch.stack(
-            [torch.as_tensor(np.asarray(_on_host(action)), dtype=torch.float32) for action in actions]
-        ), None
+        actions = [_action(self._function(row[""] if isinstance(obs, Tensor) else row)) for row in rows]
+        return torch.stack(actions), None
 
 
 def _as_policy(policy: Any) -> Policy:
@@ -204,5 +202,14 @@ def _as_policy(policy: Any) -> Policy:
     raise ConfigError(f"A policy is a function from an observation to an action; got a {type(policy).__name__}.")
 
 
-def _on_host(action: Any) -> Any:
-    return action.detach().cpu().numpy() if isinstance(action, Tensor) else action
+def _action(returned: Any) -> Tensor:
+    """Return what a function returned as float32, on the CPU."""
+    if isinstance(returned, Tensor):
+        return returned.detach().to("cpu", torch.float32)
+    try:
+        return torch.from_numpy(np.array(returned).astype(np.float32, casting="same_kind"))
+    except (TypeError, ValueError) as error:  # no numbers at all, or rows of different lengths
+        raise DataError(
+            f"The policy returned a {type(returned).__name__} that is no row of numbers; expected an action [A], an "
+            "array or a tensor."
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     options = parse(EvalOptions, arguments, command="eval", description=_DESCRIPTION, program="simscale")
     check_seed(options.seed)
+    from simscaleai.models.imitation import ImitationModel
     from simscaleai.models.saved import load_trained
     from simscaleai.rl.evaluator import EvalConfig, evaluate_policy
     from simscaleai.sim.demonstrations import policy_for
@@ -61,8 +63,8 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.cli.terminal import results
 
     model: Any = None if options.policy in _NAMED else load_trained(Path(options.policy), device=options.device)
-    size = options.image_size or _image_size(model)
-    env = make_env(options.env, image_size=size or None)
+    trained_with = model.image_size if isinstance(model, ImitationModel) else None
+    env = make_env(options.env, image_size=options.image_size or trained_with)
     try:
         found = evaluate_policy(
             env,
@@ -79,15 +81,8 @@ def main(arguments: Sequence[str]) -> None:
     finally:
         env.close()
     if options.json:
-        print(json.dumps({"policy": options.policy, "env": options.env, **found}, indent=2))
+        numbers = {name: value if math.isfinite(value) else None for name, value in found.items()}
+        print(json.dumps({"policy": options.policy, "env": options.env, **numbers}, indent=2))
         return
     for name, value in found.items():
         results.print(f"{name:<16}{value:.4g}")
-
-
-def _image_size(model: Any) -> tuple[int, int] | None:
-    """Return the size of the images that a model was built for, None where it has none."""
-    from simscaleai.models.imitation import ImitationModel
-
-    shapes = model.obs_shapes if isinstance(model, ImitationModel) else {}
-    return next(((shape[1], shape[2]) for shape in shapes.values() if len(shape) == 3), None)

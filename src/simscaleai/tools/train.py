@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import DataLoader
 
+    from simscaleai.rl.evaluator import EvalResults
     from simscaleai.training.data.dataset import TrajectoryDataset
 
 _DESCRIPTION = """\
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     seed_everything(config.seed)
     model = ModelRegistry.create(config.model_name, **kwargs)
     train, held_out = _loaders(model, data, options)
-    trainer = Trainer(model, train, config, held_out, _evaluation(options))
+    trainer = Trainer(model, train, config, held_out, _evaluation(model, options))
     found = trainer.train()
     if ranks.is_main:
         for name, value in found.items():
@@ -96,10 +98,10 @@ def _arguments_for(model: str, data: TrajectoryDataset | None) -> dict[str, Any]
         return {}
     if data is None:
         return {"state_dim": 20, "action_dim": 4}
-    vectors = {key: shape for key, shape in data.obs_shapes.items() if len(shape) == 1 and key != LANGUAGE}
+    vectors = {key: shape for key, shape in data.obs_shapes.items() if len(shape) < 3 and key != LANGUAGE}
     found: dict[str, Any] = {"action_dim": data.action_dim}
     if vectors:
-        found |= {"state_dim": sum(size for (size,) in vectors.values()), "state_keys": sorted(vectors)}
+        found |= {"state_dim": sum(map(math.prod, vectors.values())), "state_keys": sorted(vectors)}
     if reads_images(model):
         images = {key: list(shape[1:]) for key, shape in data.obs_shapes.items() if len(shape) == 3}
         found |= {"image_size": images or 0, **({} if data.has_language else {"language_length": 0})}
@@ -141,17 +143,14 @@ def _loaders(
     return DataLoader(train, shuffle=True, **settings), DataLoader(held_out, batch_size=options.batch_size)
 
 
-def _evaluation(options: TrainOptions) -> Any:
+def _evaluation(model: nn.Module, options: TrainOptions) -> Callable[[Any], EvalResults] | None:
+    """Return what runs the model in the environment, which is made here: mistakes are told before training begins."""
     if not options.eval_env:
         return None
+    from simscaleai.models.imitation import ImitationModel
     from simscaleai.rl.evaluator import EvalConfig, evaluate_policy
     from simscaleai.sim.environments import make_env
 
-    def evaluate(model: Any) -> Any:
-        env = make_env(options.eval_env)
-        try:
-            return evaluate_policy(env, model.predict, EvalConfig(n_episodes=options.eval_episodes))
-        finally:
-            env.close()
-
-    return evaluate
+    config = EvalConfig(n_episodes=options.eval_episodes)
+    env = make_env(options.eval_env, image_size=model.image_size if isinstance(model, ImitationModel) else None)
+    return lambda trained: evaluate_policy(env, trained.predict, config)

@@ -88,10 +88,11 @@ def _read(path: Path, number: int) -> tuple[dict[str, Array], str]:
 
 
 def _charts(columns: Mapping[str, Array]) -> Iterator[LineChart]:
+    from worldline.episode import is_image
     from worldline.report.svg import COLORS, LineChart, Series
 
     for name, column in columns.items():
-        if column.ndim > 2:  # images
+        if is_image(column.shape[1:]):
             continue
         steps = list(range(len(column)))
         rows = column.reshape(len(column), -1)[:, :_MAX_LINES]

@@ -28,6 +28,16 @@ class PolicyModel(Protocol):
         ...
 
 
+@runtime_checkable
+class BuiltByName(Protocol):
+    """A model that knows how to build another one like it."""
+
+    @property
+    def built_as(self) -> tuple[str, Mapping[str, Any]] | None:
+        """Its name in `ModelRegistry`, and its arguments there; None where it was built otherwise."""
+        ...
+
+
 class Adapter(nn.Module):
     """A model that takes dicts, as a `worldline.protocols.Trainable`.
 

@@ -55,6 +55,16 @@ class GathersSamples(Protocol):
 
 
 @runtime_checkable
+class TransformsSamples(Protocol):
+    """A data set whose samples may be something else than what it has recorded."""
+
+    @property
+    def transform(self) -> object:
+        """What makes them of it; None: they are as they were recorded."""
+        ...
+
+
+@runtime_checkable
 class GathersBatches(Protocol):
     """A data set that makes batches as `default_collate` would."""
 
@@ -192,20 +202,24 @@ def open_loader(loader: object, *, num_ranks: int) -> OrderedLoader | PlainLoade
 
 
 def statistics_of(loader: Iterable[Any]) -> dict[str, ColumnStatistics]:
-    """Return the statistics of all vectors of a loader's data set, by column: "obs.KEY", "actions".
+    """Return the statistics of all numbers of a loader's data set, by column: "obs.KEY", "actions".
 
-    Those that the data set has itself, also of a part of it; else those of at most 10,000 samples.
+    Those that the data set has itself, also of a part of it; else, and where it transforms its samples, those of at
+    most 10,000 samples.
     """
     dataset: Any = loader.dataset if isinstance(loader, DataLoader) else None
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    if isinstance(dataset, HasStatistics):
+    is_transformed = isinstance(dataset, TransformsSamples) and dataset.transform is not None
+    if isinstance(dataset, HasStatistics) and not is_transformed:
         return dict(dataset.statistics())
     pieces: dict[str, list[Any]] = {}
     for samples in _measured(loader):
-        for name, tensor in columns_of(samples).items():
-            if tensor.ndim in (2, 3):  # [B, D] or [B, T, D]; what has more is an image
-                pieces.setdefault(name, []).append(tensor.flatten(0, -2).numpy())
+        columns = columns_of(samples)
+        leading = columns["actions"].ndim - 1 if "actions" in columns else 1  # [B], or [B, T] of windows
+        for name, tensor in columns.items():
+            if leading <= tensor.ndim <= leading + 2:  # what has more is an image
+                pieces.setdefault(name, []).append(tensor.flatten(0, leading - 1).numpy())
     return {name: ColumnStatistics.of(rows) for name, rows in pieces.items()}
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simscaleai.training.adapter import Adapter
+from simscaleai.training.adapter import Adapter, BuiltByName
 from simscaleai.training.callbacks import Checkpoints, Results
 from simscaleai.training.carrier import carry
 from simscaleai.training.checkpoint import read_checkpoint
@@ -44,7 +46,8 @@ class Trainer:
 
     Attributes:
         model: The model, on the device.
-        config: The settings; `batch_size` is the loader's.
+        config: The settings; `batch_size` is the loader's, and `model_name` and `model_kwargs` those of a model that
+            `ModelRegistry` created, so that its checkpoints say how to build it.
         global_step: Optimiser steps done so far.
 
     Args:
@@ -73,7 +76,7 @@ class Trainer:
         if isinstance(self._data, OrderedLoader):
             config = dataclasses.replace(config, batch_size=self._data.batch_size)
         self.model = model
-        self.config = config
+        self.config = config = _naming_the_model(config, model)
         self._eval_loader = eval_loader
         self._eval_fn = eval_fn
         self._results = Results()
@@ -174,7 +177,7 @@ def _numbers(result: object) -> dict[str, float]:
     """Return the numbers of what an `eval_fn` returned: a dict or a dataclass of them, or one, or None."""
     if result is None:
         return {}
-    if isinstance(result, int | float):
+    if _is_number(result):
         return {"eval_fn": float(result)}
     if dataclasses.is_dataclass(result) and not isinstance(result, Mapping):
         result = vars(result)
@@ -183,8 +186,21 @@ def _numbers(result: object) -> dict[str, float]:
     return {str(name): float(value) for name, value in result.items() if _is_number(value)}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+def _is_number(value: object) -> TypeGuard[SupportsFloat]:
+    if isinstance(value, Tensor | np.ndarray):
+        return math.prod(value.shape) == 1
+    return isinstance(value, int | float | np.number | np.bool_)
+
+
+def _naming_the_model(config: TrainConfig, model: object) -> TrainConfig:
+    """Return the settings with the name and the arguments of a model that knows them, unless they say some."""
+    if config.model_kwargs or not isinstance(model, BuiltByName) or model.built_as is None:
+        return config
+    name, kwargs = model.built_as
+    try:
+        return dataclasses.replace(config, model_name=name, model_kwargs=kwargs)
+    except ConfigError:  # arguments that a file cannot hold
+        return config
 
 
 def _warn_of_processes(config: TrainConfig, num_ranks: int) -> None:

@@ -23,6 +23,7 @@ Rows = list[tuple[str, ...]]
 def summary_rows(path: Path, name: str, recording: Recording, found: Summary) -> Rows:
     """Return what there is to say of a data set, as names and values."""
     from worldline.files import total_size
+    from worldline.statistics import is_out_of_range
 
     spec = recording.spec
     rows: Rows = [
@@ -36,6 +37,9 @@ def summary_rows(path: Path, name: str, recording: Recording, found: Summary) ->
         ("final observations", f"{int(found.has_final_obs.sum()):,} episodes"),
         ("actions", f"{spec.action_type}, {spec.action_dim} wide"),
     ]
+    actions = found.columns["actions"]
+    if spec.action_type == "continuous" and (beyond := int(is_out_of_range(actions.low, actions.high).sum())):
+        rows.append(("out of range", f"{beyond:,} of the actions leave [-1, 1], where policies act: scale them"))
     if found.environments:
         rows.append(("environment", ", ".join(found.environments)))
     if found.languages:

@@ -189,7 +189,7 @@ class OnlineSampler:
             "has_begun": self._obs is not None,
             "was_seeding": self._was_seeding,
             "arrays": pack(arrays),
-            "replay": self._log.save(),
+            "replay": self._log.save(num_kept=self.buffer.num_episodes),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

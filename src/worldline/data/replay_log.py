@@ -1,7 +1,9 @@
 """ReplayLog: collected episodes on disk, each written once, so that a checkpoint need only say which there were.
 
 A folder of `.npz` files, `episodes_00000012.npz` for those from number 12 on. Episodes never change, so a save writes
-only what is new, and a checkpoint holds names and digests.
+only what is new, and a checkpoint holds names and digests of the files that it needs: those with an episode that the
+buffer still has, or with the last one that it evicted. A buffer that these are added to holds the same episodes again
+(the newest whose steps do not exceed its capacity), and has read no others.
 """
 
 from __future__ import annotations
@@ -35,8 +37,14 @@ class ReplayLog:
         """Note an episode for the next save."""
         self._new.append(episode)
 
-    def save(self) -> list[dict[str, Any]]:
-        """Write what is new, and return names, digests and numbers of episodes of all files, as plain JSON values.
+    def save(self, *, num_kept: int) -> list[dict[str, Any]]:
+        """Write what is new, and return names, digests and numbers of episodes of all files that are needed.
+
+        Args:
+            num_kept: So many of the newest episodes are not evicted; more than there are means all.
+
+        Returns:
+            Plain JSON values.
 
         Raises:
             FileError: It cannot be written.
@@ -52,6 +60,8 @@ class ReplayLog:
             self._files.append({"file": path.name, "sha256": sha256(path), "num_episodes": len(self._new)})
             self._num_saved += len(self._new)
             self._new = []
+        last_evicted = self._num_saved - num_kept - 1
+        self._files = [file for file in self._files if _first(file) + file["num_episodes"] > last_evicted]
         return [dict(file) for file in self._files]
 
     def load(self, files: Sequence[Mapping[str, Any]]) -> Iterator[Episode]:
@@ -69,7 +79,12 @@ class ReplayLog:
                     "Restore it, or resume from an older checkpoint."
                 )
         self._files = [dict(file) for file in files]
-        self._num_saved = sum(file["num_episodes"] for file in files)
+        self._num_saved = _first(files[-1]) + files[-1]["num_episodes"] if files else 0
         self._new = []
         for file in files:
             yield from ReplayBuffer.load(self._directory / Path(file["file"]).name).episodes()
+
+
+def _first(file: Mapping[str, Any]) -> int:
+    """Return the number of the first episode in a file."""
+    return int(Path(file["file"]).stem.rpartition("_")[2])

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ from worldline.models.observations import check_shapes
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.augment import random_shift
 from worldline.ops.twohot import symlog
-from worldline.statistics import ColumnStatistics
+from worldline.statistics import ColumnStatistics, flat_statistics, is_out_of_range
 
 LANGUAGE = "language"  # the name of observations that are text
 
@@ -45,7 +45,7 @@ class Layout:
             ConfigError: One is neither numbers nor an image, or the images differ in size.
         """
         images = {name: shape for name, shape in shapes.items() if is_image(shape)}
-        check_shapes(shapes, images)
+        check_shapes({name: shape or (1,) for name, shape in shapes.items()}, images)  # a single number is one, too
         texts = tuple(name for name in shapes if name == LANGUAGE)
         vectors = tuple(name for name in shapes if name not in images and name not in texts)
         channels_first = [shape if is_channels_first(shape) else (shape[2], *shape[:2]) for shape in images.values()]
@@ -103,14 +103,14 @@ class InputLayer(nn.Module):
             return
         is_nameless = "obs" in statistics
         names = ["obs" if is_nameless else f"obs.{name}" for name in self.layout.vectors]
-        self.normalizer.fit(_joined([column_of(statistics, name) for name in names]))
+        self.normalizer.fit(flat_statistics([column_of(statistics, name) for name in names]))
 
     def forward(self, obs: Mapping[str, Tensor]) -> Inputs:
         """Return what networks take of `obs`, each `[B, n, *obs]`."""
         layout = self.layout
         vectors = images = text = None
         if layout.vectors:
-            joined = torch.cat([obs[name].float().flatten(2) for name in layout.vectors], -1)
+            joined = torch.cat([_flat(obs[name]) for name in layout.vectors], -1)
             vectors = symlog(joined) if self.normalizer is None else self.normalizer(joined)
         if layout.images:
             images = self._images(obs)
@@ -129,6 +129,11 @@ class InputLayer(nn.Module):
         return joined.float().div(127.5).sub(1.0)
 
 
+def _flat(numbers: Tensor) -> Tensor:
+    """Return numbers `[B, n, *obs]` as float `[B, n, D]`; D is 1 where there is no dimension but B and n."""
+    return (numbers[..., None] if numbers.ndim == 2 else numbers.flatten(2)).float()
+
+
 def column_of(statistics: Mapping[str, ColumnStatistics], name: str) -> ColumnStatistics:
     """Return the statistics of one column.
 
@@ -143,6 +148,17 @@ def column_of(statistics: Mapping[str, ColumnStatistics], name: str) -> ColumnSt
     return statistics[name]
 
 
+def warn_of_range(actions: ColumnStatistics) -> None:
+    """Warn where continuous actions are beyond what a policy can take: they would be learnt, and then cut off."""
+    if is_out_of_range(actions.low, actions.high).any():
+        low, high = actions.low.min(), actions.high.max()
+        warnings.warn(
+            f"The actions of the data are from {low:.4g} to {high:.4g}, but policies act in [-1, 1] and cut off what "
+            "is beyond. Scale the actions before you train, and let the environment scale them back.",
+            stacklevel=2,
+        )
+
+
 def check_image_settings(widths: tuple[int, ...], shift: int) -> None:
     """Check the settings of an image network.
 
@@ -153,12 +169,3 @@ def check_image_settings(widths: tuple[int, ...], shift: int) -> None:
         raise ConfigError(f"image_widths must be multiples of 8, such as (32, 64, 128); got {widths}.")
     if not 0 <= shift <= 64:
         raise ConfigError(f"image_shift must be between 0 and 64 pixels; got {shift}.")
-
-
-def _joined(columns: list[ColumnStatistics]) -> ColumnStatistics:
-    """Return the statistics of columns side by side, each flattened to one dimension."""
-    arrays = {
-        name: np.concatenate([np.ravel(getattr(column, name)) for column in columns])
-        for name in ("mean", "std", "low", "high")
-    }
-    return ColumnStatistics(count=columns[0].count, **arrays)

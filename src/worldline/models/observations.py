@@ -48,7 +48,7 @@ def named_obs(obs: Obs, shapes: Mapping[str, tuple[int, ...]], *, leading: int) 
         leading: 1 for `[B, *obs]`, 2 for `[B, T, *obs]`.
 
     Raises:
-        DataError: A missing observation or another shape.
+        DataError: A missing observation, another shape, or more of one than of another.
     """
     named = obs if isinstance(obs, dict) else {"obs": obs}
     if missing := sorted(shapes.keys() - named.keys()):
@@ -62,6 +62,10 @@ def named_obs(obs: Obs, shapes: Mapping[str, tuple[int, ...]], *, leading: int) 
             raise DataError(
                 f"Observation {name!r} must be {axes}, {', '.join(map(str, shape))}]; got {list(named[name].shape)}."
             )
+    counts = {name: list(named[name].shape[:leading]) for name in shapes}
+    if any(count != next(iter(counts.values())) for count in counts.values()):
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise DataError(f"Observations are not equally many: {listed}. Give each of them for the same steps.")
     return {name: named[name] for name in shapes}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ def predict(model: Model, obs: OneOrMany, *, deterministic: bool = True) -> Arra
 
     Args:
         model: One that acts, and whose configuration has `obs_shapes`.
-        obs: `[*obs]` or `[N, *obs]`, arrays or tensors, or a dict of them.
+        obs: `[*obs]` or `[N, *obs]`, arrays (or lists) or tensors, or a dict of them.
         deterministic: Take the most likely action instead of a sample.
 
     Returns:
@@ -34,16 +34,21 @@ def predict(model: Model, obs: OneOrMany, *, deterministic: bool = True) -> Arra
     if not isinstance(model, Policy):
         raise DataError(f"{model.family} does not act, so it has no action to predict. Pass a policy, such as bc.")
     shapes: Mapping[str, tuple[int, ...]] = model.config.obs_shapes
-    named: dict[str, Array | Tensor] = {**obs} if isinstance(obs, Mapping) else {"obs": obs}
+    named: Mapping[str, Array | Tensor] = obs if isinstance(obs, Mapping) else {"obs": obs}
     if missing := sorted(shapes.keys() - named.keys()):
         raise DataError(f"The model was built for observations {sorted(shapes)}; {', '.join(missing)} is missing.")
     name, shape = next(iter(shapes.items()))
-    is_one = named[name].ndim == len(shape)
-    tensors = {key: torch.as_tensor(named[key]) for key in shapes}
+    tensors = {key: as_tensor(named[key]) for key in shapes}
+    is_one = tensors[name].ndim == len(shape)
     many = {key: value[None] for key, value in tensors.items()} if is_one else tensors
     actions, _ = model.act(many if isinstance(obs, Mapping) else many["obs"], deterministic=deterministic)
     actions = actions[0] if is_one else actions
-    if isinstance(named[name], np.ndarray):
-        found: Array = actions.cpu().numpy()
-        return found
-    return actions.to(tensors[name].device)
+    if isinstance(named[name], Tensor):
+        return actions.to(tensors[name].device)
+    found: Array = actions.cpu().numpy()
+    return found
+
+
+def as_tensor(value: Any) -> Tensor:
+    """Return numbers as a tensor; arrays that torch cannot share, turned round or read-only, are copied."""
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, requirements=["C", "W"]))

@@ -73,6 +73,9 @@ def test_what_a_policy_observes():
         ("bcc", {}, "Did you mean 'bc'"),
         ("bc", {"state_dim": 3, "action_dim": 2, "hiden_dim": 3}, "hiden_dim"),
         ("bc", {"action_dim": 2}, "would observe nothing"),
+        ("bc", {"action_dim": 2, "image_size": (64, 64, 3)}, r"'image' must be one number or \(height, width\)"),
+        ("act", {"action_dim": 2, "image_size": {"top": "64"}}, "image_size of 'top'"),
+        ("act", {"action_dim": 2, "image_size": -3}, "got -3"),
     ],
 )
 def test_mistakes_are_named(name: str, kwargs: dict[str, Any], message: str):
@@ -96,6 +99,24 @@ def test_a_trained_model_comes_back_with_its_statistics(tmp_path: Path):
     obs = torch.randn(3, 20)
     assert torch.equal(loaded.predict(obs), model.predict(obs))  # type: ignore[operator]
     assert loaded.is_fitted
+
+
+@pytest.mark.parametrize("name", ["bc", "flow_policy"])
+def test_checkpoints_say_how_their_model_is_built_where_the_settings_do_not(name: str, tmp_path: Path):
+    """As the document's own example trains: a model is created, and the settings do not speak of it."""
+    model = ModelRegistry.create(name, state_dim=20, action_dim=4, hidden_dim=16, n_layers=1)
+    config = TrainConfig(max_steps=2, device="cpu", checkpoint_dir=str(tmp_path))
+    Trainer(model, DataLoader(DummyTrajectoryDataset(20), batch_size=4), config).train()
+    obs = torch.randn(3, 20)
+    assert torch.equal(load_trained(tmp_path, device="cpu").predict(obs), model.predict(obs))  # type: ignore[operator]
+
+
+def test_arguments_that_no_file_can_hold_are_no_reason_not_to_train(tmp_path: Path):
+    model = ModelRegistry.create("bc", state_dim=20, action_dim=4, state_keys=dict.fromkeys(["state"]).keys())
+    config = TrainConfig(max_steps=1, device="cpu", checkpoint_dir=str(tmp_path))
+    Trainer(model, DataLoader(DummyTrajectoryDataset(20), batch_size=4), config).train()
+    with pytest.raises(ConfigError, match="does not say how its model is built"):
+        load_trained(tmp_path, device="cpu")
 
 
 def test_a_registered_model_comes_back(tmp_path: Path):

@@ -133,6 +133,13 @@ def test_mistakes_are_named():
         evaluate_policy(Line(), 3)
     with pytest.raises(DataError):
         evaluate_policy(Line(), lambda obs: np.ones(3), EvalConfig(n_episodes=1))
+    for nothing, message in (
+        (None, "returned a NoneType"),
+        ("left", "returned a str"),
+        ([[1.0], [1.0, 2.0]], "a list"),
+    ):
+        with pytest.raises(DataError, match=f"{message}.*expected an action"):
+            evaluate_policy(Line(), lambda obs, given=nothing: given, EvalConfig(n_episodes=1))
 
 
 def test_results_are_a_mapping_of_numbers():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -147,3 +148,48 @@ def test_mistakes_are_one_message(folder: Path, capsys: pytest.CaptureFixture[st
         main(["train", "--max-steps", "0"])
     assert "max_steps must be a whole number" in capsys.readouterr().err
     assert "There is no checkpoint" in printed(capsys, "eval", "nothing.pt", status=2)
+
+
+def test_single_numbers_and_matrices_are_learnt_from_and_plotted(folder: Path, capsys: pytest.CaptureFixture[str]):
+    with h5py.File(folder / "arm.h5", "w") as file:
+        for episode in range(3):
+            group = file.create_group(f"episode_{episode}")
+            generator = np.random.default_rng(episode)
+            for name, shape in {"joints": (5, 3), "gripper": (5,), "points": (5, 2, 2)}.items():
+                group[f"observations/{name}"] = generator.random(shape)
+            group["actions"], group["rewards"] = generator.random((5, 2)), np.zeros(5)
+    printed(capsys, "train", "--model", "act", "--dataset", "arm.h5", "--max-steps", "2", *TINY)
+    kwargs = torch.load(folder / "checkpoints" / "final.pt", weights_only=True)["config"]["model_kwargs"]
+    assert (kwargs["state_dim"], kwargs["state_keys"]) == (8, ["gripper", "joints", "points"])
+    printed(capsys, "viz-trajectory", "arm.h5")
+    assert all(f">{name}<" in (folder / "trajectory.html").read_text() for name in kwargs["state_keys"])
+
+
+def test_a_policy_that_sees_is_evaluated_while_it_learns(folder: Path, capsys: pytest.CaptureFixture[str]):
+    printed(capsys, "datagen", "--env", "language_reach", "--episodes", "2", "--image-size", "16", "--out", "demo.h5")
+    train = ["train", "--model", "vla", "--dataset", "demo.h5", "--max-steps", "1", *TINY, "--obs-keys", "image"]
+    out = printed(capsys, *train, "--eval-env", "language_reach", "--eval-episodes", "1")
+    assert "eval/success_rate" in out
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (("--eval-env", "reech"), "Did you mean 'reach'?"),
+        (("--eval-env", "reach", "--eval-episodes", "0"), "at least 1"),
+    ],
+)
+def test_a_mistake_in_the_evaluation_is_told_before_training(
+    folder: Path, capsys: pytest.CaptureFixture[str], mistake: tuple[str, ...], message: str
+):
+    assert message in printed(capsys, "train", "--max-steps", "2", *TINY, *mistake, status=2)
+    assert not (folder / "checkpoints").exists()
+
+
+def test_json_has_null_where_one_episode_says_nothing(folder: Path, capsys: pytest.CaptureFixture[str]):
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    out = printed(capsys, "eval", "random", "--episodes", "1", "--max-steps", "2", "--json")
+    found = json.loads(out, parse_constant=refuse)
+    assert (found["return_low"], found["mean_length"]) == (None, 2.0)

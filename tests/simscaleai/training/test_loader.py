@@ -182,7 +182,7 @@ def test_mistakes_are_named():
 
 def test_statistics_of_all_vectors():
     found = opened(Numbers(5)).statistics()
-    assert sorted(found) == ["noise", "obs.x"]
+    assert sorted(found) == ["index", "noise", "obs.x"]
     assert found["obs.x"].mean.tolist() == [2.0, 2.0]
     assert (found["obs.x"].low.tolist(), found["obs.x"].high.tolist()) == ([0.0, 0.0], [4.0, 4.0])
     assert found["obs.x"].std.tolist() == pytest.approx([2**0.5] * 2)
@@ -202,3 +202,17 @@ def test_a_data_set_that_has_statistics_is_asked_also_for_a_part_of_it():
             return {"obs.x": "its own"}
 
     assert opened(Subset(Known(), [1, 2])).statistics() == {"obs.x": "its own"}
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_statistics_of_single_numbers_and_matrices(length: int):
+    """Which dimensions are samples and steps is known from the actions: `[B, A]` or `[B, T, A]`."""
+    rows = (6, length) if length > 1 else (6,)
+    observations = {"gripper": torch.rand(rows), "points": torch.rand(*rows, 2, 3), "image": torch.rand(*rows, 3, 4, 4)}
+    found = open_loader([{"observations": observations, "actions": torch.rand(*rows, 2)}], num_ranks=1).statistics()
+    assert {name: (column.count, column.mean.shape) for name, column in found.items()} == {
+        "obs.gripper": (6 * length, ()),
+        "obs.points": (6 * length, (2, 3)),
+        "actions": (6 * length, (2,)),
+    }
+    assert found["obs.points"].mean == pytest.approx(observations["points"].flatten(0, -3).mean(0).numpy(), abs=1e-6)

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -76,6 +77,9 @@ def test_eval_fn_gets_the_bare_model_in_evaluation_mode(tmp_path: Path):
     assert "eval/note" not in result
 
 
+NUMPY = {"a": 0.5, "b": 2.0, "c": 1.0, "d": 0.25}
+
+
 @dataclasses.dataclass
 class Found:
     success_rate: float = 0.25
@@ -83,7 +87,15 @@ class Found:
 
 
 @pytest.mark.parametrize(
-    ("returned", "expected"), [(Found(), {"success_rate": 0.25}), (0.5, {"eval_fn": 0.5}), (None, {})]
+    ("returned", "expected"),
+    [
+        (Found(), {"success_rate": 0.25}),
+        (0.5, {"eval_fn": 0.5}),
+        (None, {}),
+        (np.float32(0.5), {"eval_fn": 0.5}),
+        (torch.tensor(0.5), {"eval_fn": 0.5}),
+        ({"a": np.float32(0.5), "b": np.int64(2), "c": np.bool_(True), "d": np.array(0.25)}, NUMPY),
+    ],
 )
 def test_eval_fn_may_return_an_object_a_number_or_nothing(tmp_path: Path, returned: Any, expected: dict[str, float]):
     loader = DataLoader(Points(), batch_size=8)

@@ -41,9 +41,9 @@ INSTRUCTIONS = (
 class DummyTrajectoryDataset(Dataset[dict[str, Any]]):
     """Random states and actions, the same for one seed: to see that things fit together.
 
-    A sample is `{"observations": {"state": [obs_dim]}, "actions": [action_dim]}`, both float32 from a standard normal
-    distribution. Where asked for it has `observations["image"]`, float32 `[3, H, W]` in [0, 1], and "language", one of
-    five instructions in turn.
+    A sample is `{"observations": {"state": [obs_dim]}, "actions": [action_dim]}` of float32, states from a standard
+    normal distribution and actions in [-1, 1]. Where asked for it has `observations["image"]`, float32 `[3, H, W]` in
+    [0, 1], and "language", one of five instructions in turn.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DummyTrajectoryDataset(Dataset[dict[str, Any]]):
     ) -> None:
         generator = np.random.default_rng(seed)
         self._states = torch.from_numpy(generator.standard_normal((num_samples, obs_dim), dtype=np.float32))
-        self._actions = torch.from_numpy(generator.standard_normal((num_samples, action_dim), dtype=np.float32))
+        self._actions = torch.from_numpy(2 * generator.random((num_samples, action_dim), dtype=np.float32) - 1)
         self._image_shape = (3, *image_size) if include_image else None
         self._include_language = include_language
         self._seed = seed

@@ -33,7 +33,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +48,7 @@ from worldline.nn.normalizer import Normalizer
 from worldline.ops.conformal import draw_rows, worst_scores
 from worldline.ops.masking import masked_mean
 from worldline.protocols import HasEpisodes
-from worldline.statistics import ColumnStatistics
+from worldline.statistics import ColumnStatistics, flat_statistics
 
 # Commands `[B, N, 2]`, normalised -> the family's score of each in its state, `[B, N]`
 Scorer = Callable[[Tensor], Tensor]
@@ -184,7 +183,7 @@ class BaseShield(Model, abc.ABC):
         names = {name if name == "obs" else f"obs.{name}" for name in self.shapes}
         if missing := sorted((names | {"commands"}) - statistics.keys()):
             raise DataError(f"The data has no statistics of {', '.join(missing)}; it has {sorted(statistics)}.")
-        self.states.fit(_joined([statistics[name if name == "obs" else f"obs.{name}"] for name in self.shapes]))
+        self.states.fit(flat_statistics([statistics[name if name == "obs" else f"obs.{name}"] for name in self.shapes]))
         self.commands.fit(statistics["commands"])
 
     @torch.no_grad()
@@ -389,12 +388,3 @@ class BaseShield(Model, abc.ABC):
                 "was not trained on."
             )
         self._is_calibrated = True
-
-
-def _joined(columns: list[ColumnStatistics]) -> ColumnStatistics:
-    """Return the statistics of columns side by side, as one of vectors."""
-    parts = {
-        name: np.concatenate([np.ravel(getattr(column, name)) for column in columns])
-        for name in ("mean", "std", "low", "high")
-    }
-    return ColumnStatistics(count=columns[0].count, **parts)

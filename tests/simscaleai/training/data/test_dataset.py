@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, default_collate, random_split
 
 from simscaleai.training.carrier import unpack
 from simscaleai.training.data.dataset import INSTRUCTIONS, DummyTrajectoryDataset, TrajectoryDataset
-from simscaleai.training.loader import OrderedLoader
+from simscaleai.training.loader import OrderedLoader, statistics_of
 from worldline.batch import WindowSpec
 from worldline.data import loading
 from worldline.errors import ConfigError, DataError, FileError
@@ -234,3 +234,16 @@ def test_the_dummy_is_what_the_document_says():
     assert torch.equal(sample["observations"]["state"], again["observations"]["state"])
     assert not torch.equal(again["observations"]["state"], other["observations"]["state"])
     assert list(again) == ["observations", "actions"]
+
+
+def test_statistics_are_those_of_what_a_transform_makes_of_samples(path: Path):
+    """Not of what is in the file: a model would normalise by another scale."""
+
+    def in_milliradians(sample: dict[str, Any]) -> dict[str, Any]:
+        return {**sample, "observations": {"joint_pos": 1000 * sample["observations"]["joint_pos"]}}
+
+    dataset = TrajectoryDataset(path, transform=in_milliradians)
+    found = statistics_of(DataLoader(dataset, batch_size=4))
+    assert sorted(found) == ["actions", "obs.joint_pos"]
+    assert found["obs.joint_pos"].high.tolist() == [207_000.0] * 7
+    assert found["actions"].count == sum(LENGTHS)
