@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from worldline.data.buffer import ReplayBuffer
 
@@ -44,6 +45,32 @@ def test_a_trained_policy_collects(finished_run, tmp_path):
     out = tmp_path / "learnt.npz"
     assert run("collect", "CartPole-v1", "--episodes", 2, "--policy", finished_run, "--out", out) == 0
     assert ReplayBuffer.load(out).num_episodes == 2
+
+
+@pytest.mark.parametrize(("failure", "status"), [(KeyboardInterrupt, 130), (ZeroDivisionError, None)])
+def test_what_was_finished_is_kept(data, tmp_path, monkeypatch, capsys, failure, status):
+    """Of CartPole's random episodes some take longer than ones that began with them, and after them."""
+    out, steps, step = tmp_path / "part.npz", [0], CartPoleEnv.step
+
+    def fail(self, action):
+        steps[0] += 1
+        if steps[0] == 200:
+            raise failure
+        return step(self, action)
+
+    monkeypatch.setattr(CartPoleEnv, "step", fail)
+    arguments = ("collect", "CartPole-v1", "--episodes", 12, "--num-envs", 4, "--out", out)
+    if status is None:
+        with pytest.raises(failure):
+            run(*arguments)
+    else:
+        assert run(*arguments) == status
+    part, whole = list(ReplayBuffer.load(out).episodes()), list(ReplayBuffer.load(data).episodes())
+    assert 0 < len(part) < 12
+    assert f"has the first {len(part)} of 12 episodes." in " ".join(capsys.readouterr().err.split())
+    for got, expected in zip(part, whole, strict=False):
+        assert got.meta == expected.meta
+        np.testing.assert_array_equal(got.obs[0], expected.obs[0])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ from worldline.errors import ConfigError, FileError
 if TYPE_CHECKING:
     from worldline.data.buffer import ReplayBuffer
     from worldline.envs.rows import RowEnv
+    from worldline.episode import Episode
     from worldline.models.base import Model
     from worldline.protocols import Policy
 
@@ -87,8 +89,8 @@ def main(arguments: Sequence[str]) -> None:
         num_episodes=options.episodes,
         seed=options.seed,
         num_envs=options.num_envs,
-        label=f"Collecting {options.env}",
         env_settings=parse_env_settings(options.env_settings),
+        rescue=lambda rescued: _rescue(rescued, options),
     )
     buffer.save(options.out)
     returns = [float(episode.rewards.sum()) for episode in buffer.episodes()]
@@ -99,6 +101,14 @@ def main(arguments: Sequence[str]) -> None:
     )
 
 
+def _rescue(buffer: ReplayBuffer, options: CollectOptions) -> None:
+    """Save what there is of a collection that does not come to its end."""
+    from worldline.cli.terminal import progress
+
+    buffer.save(options.out)
+    progress.print(f"{options.out} has the first {buffer.num_episodes:,} of {options.episodes:,} episodes.")
+
+
 def collect(
     env_id: str,
     *,
@@ -107,10 +117,13 @@ def collect(
     num_episodes: int,
     seed: int = 0,
     num_envs: int = 32,
-    label: str,
     env_settings: Mapping[str, Any] | None = None,
+    rescue: Callable[[ReplayBuffer], None] | None = None,
 ) -> ReplayBuffer:
     """Return `num_episodes` whole episodes of `policy` (see `open_policy`) in a buffer.
+
+    `rescue` is called if that fails midway, or is interrupted, with those that are finished. One is left out where
+    one of an earlier seed is not finished: of those that begin together, the short ones end first.
 
     Raises:
         ConfigError: No such environment, or one that the policy was not trained for.
@@ -128,19 +141,34 @@ def collect(
     env.close()
     spec = env.data_spec
     actor = open_policy(policy, env, env_id=env_id, command=command)
-    with episode_progress(label, num_episodes) as on_episode:
-        episodes = collect_episodes(
-            lambda: make_env(env_id, **settings),
-            actor,
-            num_episodes=num_episodes,
-            seed=seed,
-            num_envs=num_envs,
-            on_episode=on_episode,
-        )
-    if kept is not None:  # a scripted policy may go by what whoever learns from it shall not see
-        episodes = [episode.select_obs(kept) for episode in episodes]
-    named = (dataclasses.replace(episode, meta={**episode.meta, "env": env_id}) for episode in episodes)
-    return ReplayBuffer.from_episodes(named, action_dim=spec.action_dim, action_sizes=spec.action_sizes)
+    finished: dict[int, Episode] = {}
+
+    def as_buffer(episodes: Iterable[Episode]) -> ReplayBuffer:
+        if kept is not None:  # a scripted policy may go by what whoever learns from it shall not see
+            episodes = (episode.select_obs(kept) for episode in episodes)
+        named = (dataclasses.replace(episode, meta={**episode.meta, "env": env_id}) for episode in episodes)
+        return ReplayBuffer.from_episodes(named, action_dim=spec.action_dim, action_sizes=spec.action_sizes)
+
+    def on_episode(episode: Episode) -> None:
+        finished[episode.meta["seed"]] = episode
+        show(episode)
+
+    try:
+        with episode_progress(f"Collecting {env_id}", num_episodes) as show:
+            episodes = collect_episodes(
+                lambda: make_env(env_id, **settings),
+                actor,
+                num_episodes=num_episodes,
+                seed=seed,
+                num_envs=num_envs,
+                on_episode=on_episode,
+            )
+    except BaseException:  # Ctrl-C, or a mistake of the environment, which goes on from here
+        whole = [finished[number] for number in itertools.takewhile(finished.__contains__, itertools.count(seed))]
+        if rescue is not None and whole:
+            rescue(as_buffer(whole))
+        raise
+    return as_buffer(episodes)
 
 
 def open_policy(

@@ -289,13 +289,7 @@ def _collected(config: DemoConfig, out: Path) -> ReplayBuffer:
 
     path = out / DATA
     if not path.is_file():
-        collected = collect(
-            config.env,
-            num_episodes=config.num_episodes,
-            seed=config.seed * _SEED_STRIDE,
-            label=f"Collecting random episodes of {config.env}",
-        )
-        collected.save(path)
+        collect(config.env, num_episodes=config.num_episodes, seed=config.seed * _SEED_STRIDE).save(path)
     return ReplayBuffer.load(path)
 
 

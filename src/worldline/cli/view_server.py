@@ -95,7 +95,8 @@ class ViewServer(ThreadingHTTPServer):
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"Cannot listen on port {port}: {error}. Choose another one with --port.") from error
+            reason = str(error).rstrip(".")
+            raise ConfigError(f"Cannot listen on port {port}: {reason}. Choose another one with --port.") from error
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Pass over a client that went away, or said nothing; what else goes wrong is a mistake of ours."""
