@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldline.config import from_dict, to_dict
+from worldline.config import check_bounds, from_dict, to_dict
 from worldline.errors import ConfigError
 
 
@@ -195,3 +195,15 @@ def test_any_json_is_read_or_refused(values: dict[str, Any]):
     except ConfigError:
         return
     assert from_dict(Outer, to_dict(config)) is not None
+
+
+def test_bounds_are_within():
+    @dataclasses.dataclass
+    class Settings:
+        units: int = 4
+        rate: float = 0.5
+
+    check_bounds(Settings(), {"units": (4, 4), "rate": (0.0, 1.0)})
+    for bad, message in ((Settings(units=3), "units must be between 4 and 8; got 3."), (Settings(rate=math.nan), "nan")):
+        with pytest.raises(ConfigError, match=message):
+            check_bounds(bad, {"units": (4, 8), "rate": (0, 1)})

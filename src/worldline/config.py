@@ -1,4 +1,4 @@
-"""Frozen dataclass <-> plain dict: one strict conversion for files, checkpoints and the command line."""
+"""Settings: frozen dataclass <-> plain dict, strictly, for files, checkpoints and the command line; their bounds."""
 
 from __future__ import annotations
 
@@ -54,6 +54,18 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
         raise ConfigError(f"{name} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} missing.")
     hints = typing.get_type_hints(cls)
     return cls(**{key: _read(hints[key], value, f"{name}.{key}") for key, value in values.items()})
+
+
+def check_bounds(config: Any, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """Check that settings are between the least and the greatest value that they may have, both included.
+
+    Raises:
+        ConfigError: One is not, or is NaN.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ConfigError(f"{name} must be between {low} and {high}; got {value}.")
 
 
 def _plain(value: Any) -> Any:

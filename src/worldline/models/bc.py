@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldline.batch import Batch, Obs, WindowSpec
+from worldline.config import check_bounds
 from worldline.episode import ObsShape
 from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
@@ -34,7 +35,7 @@ from worldline.models.base import Model
 from worldline.models.choices import check_actions, choices_log_prob, choices_of, choose
 from worldline.models.features import FeatureEncoder
 from worldline.models.inputs import InputLayer, Layout, check_image_settings, warn_of_range
-from worldline.models.observations import blank, named_obs, shapes_by_name
+from worldline.models.observations import ObservationSettings, blank, named_obs
 from worldline.nn.normed import NormedMLP
 from worldline.ops.distributions import normal_log_prob
 from worldline.ops.masking import masked_mean
@@ -49,7 +50,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {"units": (1, 1 << 16), "layers": (1, 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BCConfig:
+class BCConfig(ObservationSettings):
     """Settings of behaviour cloning; the defaults are those of size small."""
 
     obs_shape: ObsShape  # of one observation, or by name
@@ -65,19 +66,12 @@ class BCConfig:
     image_shift: int = 4  # pixels by which images are moved while training
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _BOUNDS.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}; got {getattr(self, name)}.")
+        check_bounds(self, _BOUNDS)
         if self.loss != "likelihood" and self.choices:
             raise ConfigError(f"loss={self.loss!r} is for continuous actions; discrete ones have loss='likelihood'.")
         check_image_settings(self.image_widths, self.image_shift)
         Layout.of(self.obs_shapes)
         check_actions(self)
-
-    @property
-    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every observation's shape by name, sorted; a nameless one is called "obs"."""
-        return shapes_by_name(self.obs_shape)
 
     @property
     def choices(self) -> tuple[int, ...]:

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from worldline.batch import Batch, Obs, WindowSpec
+from worldline.config import check_bounds
 from worldline.episode import ObsShape
 from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
 from worldline.models.base import Model
 from worldline.models.execution import ChunkState, advance, blend, remember
 from worldline.models.inputs import InputLayer, Inputs, Layout, check_image_settings, column_of, warn_of_range
-from worldline.models.observations import named_obs, shapes_by_name
+from worldline.models.observations import ObservationSettings, named_obs
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.masking import extend, masked_mean
 from worldline.statistics import ColumnStatistics
@@ -37,7 +38,7 @@ _NOISE_SEED, _NUM_NOISES = 0, 64  # of the noises from which deterministic chunk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ChunkConfig:
+class ChunkConfig(ObservationSettings):
     """Settings that all policies of chunks have."""
 
     obs_shape: ObsShape  # of one observation, or by name: vectors, images of one size, bytes called "language"
@@ -57,23 +58,13 @@ class ChunkConfig:
             raise ConfigError(
                 f"Chunks are of continuous actions; got action_type={self.action_type!r}. Use bc for discrete ones."
             )
-        for name, low, high in (
-            ("action_dim", 1, 1 << 16),
-            ("horizon", 1, _MAX_ROWS),
-            ("num_obs", 1, self.horizon),
-            ("num_executed", 1, self.num_planned),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}; got {getattr(self, name)}.")
+        check_bounds(self, {"action_dim": (1, 1 << 16), "horizon": (1, _MAX_ROWS)})
+        check_bounds(self, {"num_obs": (1, self.horizon)})
+        check_bounds(self, {"num_executed": (1, self.num_planned)})
         if self.ensemble_rate is not None and not 0 <= self.ensemble_rate < 100:
             raise ConfigError(f"ensemble_rate must be at least 0 (0.01 is published); got {self.ensemble_rate}.")
         check_image_settings(self.image_widths, self.image_shift)
         Layout.of(self.obs_shapes)
-
-    @property
-    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every observation's shape by name, sorted; a nameless one is called "obs"."""
-        return shapes_by_name(self.obs_shape)
 
     @property
     def num_planned(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from worldline.config import check_bounds
 from worldline.errors import ConfigError
 from worldline.models.chunks import ChunkConfig
 from worldline.nn.residual import ConditionalMLP
@@ -35,9 +36,7 @@ class DenoisingConfig(ChunkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (("mlp_units", 8, 1 << 16), ("mlp_blocks", 1, 64)):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}; got {getattr(self, name)}.")
+        check_bounds(self, {"mlp_units": (8, 1 << 16), "mlp_blocks": (1, 64)})
         if not self.unet_widths or any(width < 8 or width % 8 for width in self.unet_widths):
             raise ConfigError(f"unet_widths must be multiples of 8, such as (64, 128, 256); got {self.unet_widths}.")
         stride = 2 ** (len(self.unet_widths) - 1)

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from worldline.batch import Obs
-from worldline.episode import ObsShape, is_channels_first
+from worldline.episode import ObsShape, is_channels_first, is_image
 from worldline.errors import ConfigError, DataError
 
 
 def shapes_by_name(obs_shape: ObsShape) -> dict[str, tuple[int, ...]]:
     """Return every observation's shape by name, sorted; a nameless one is called "obs"."""
     return dict(sorted(obs_shape.items())) if isinstance(obs_shape, dict) else {"obs": obs_shape}
+
+
+class ObservationSettings:
+    """What configurations say of observations: a base class of theirs, without a field of its own."""
+
+    obs_shape: ObsShape  # of one observation, or by name
+
+    @property
+    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every observation's shape by name, sorted; a nameless one is called "obs"."""
+        return shapes_by_name(self.obs_shape)
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """The size of every observation that is not an image, by name."""
+        return {name: math.prod(shape) for name, shape in self.obs_shapes.items() if not is_image(shape)}
+
+    @property
+    def images(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every image, by name."""
+        return {name: shape for name, shape in self.obs_shapes.items() if is_image(shape)}
 
 
 def image_size(shape: tuple[int, ...]) -> tuple[int, ...]:

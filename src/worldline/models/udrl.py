@@ -30,12 +30,13 @@ import torch
 from torch import Tensor
 
 from worldline.batch import Batch, Obs, WindowSpec
-from worldline.episode import ObsShape, is_image
+from worldline.config import check_bounds
+from worldline.episode import ObsShape
 from worldline.errors import ConfigError, DataError, nearest
 from worldline.mode import evaluating
 from worldline.models.base import Model
 from worldline.models.choices import check_actions, choices_log_prob, choices_of, choose
-from worldline.models.observations import blank, check_shapes, named_obs, shapes_by_name
+from worldline.models.observations import ObservationSettings, blank, check_shapes, named_obs
 from worldline.nn.film import ACTIVATIONS, FiLMNet
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.distributions import squashed_normal_log_prob
@@ -60,7 +61,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UDRLConfig:
+class UDRLConfig(ObservationSettings):
     """Settings of upside-down RL; the defaults are those of size base."""
 
     obs_shape: ObsShape  # of one observation, or by name; vectors or matrices, no images
@@ -74,22 +75,15 @@ class UDRLConfig:
     edge: float = 0.01  # of continuous actions: how near a bound is at the bound
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _BOUNDS.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}; got {getattr(self, name)}.")
+        check_bounds(self, _BOUNDS)
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"No activation is called {self.activation!r}. {nearest(self.activation, ACTIVATIONS)}")
-        if images := {name: shape for name, shape in self.obs_shapes.items() if is_image(shape)}:
+        if self.images:
             raise ConfigError(
-                f"Upside-down RL (udrl) reads vectors, not images; got {images}. Record the environment's state."
+                f"Upside-down RL (udrl) reads vectors, not images; got {self.images}. Record the environment's state."
             )
         check_shapes(self.obs_shapes, {})
         check_actions(self)
-
-    @property
-    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every observation's shape by name, sorted; a nameless one is called "obs"."""
-        return shapes_by_name(self.obs_shape)
 
     @property
     def choices(self) -> tuple[int, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, Literal
 
-from worldline.episode import ObsShape, is_image
+from worldline.config import check_bounds
+from worldline.episode import ObsShape
 from worldline.errors import ConfigError
-from worldline.models.observations import check_shapes, shapes_by_name
+from worldline.models.choices import check_actions, choices_of
+from worldline.models.observations import ObservationSettings, check_shapes
 
 # The seven sizes of the reference implementation.
 SIZES: dict[str, dict[str, Any]] = {
@@ -39,7 +40,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DreamerV3Config:
+class DreamerV3Config(ObservationSettings):
     """Settings of DreamerV3; the defaults are those of the reference implementation, at size 12m."""
 
     # Data
@@ -96,11 +97,8 @@ class DreamerV3Config:
 
     def __post_init__(self) -> None:
         self._check_observations()
-        self._check_actions()
-        for name, (low, high) in _BOUNDS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}; got {value}.")
+        check_actions(self)
+        check_bounds(self, _BOUNDS)
         if self.min_std >= self.max_std:
             raise ConfigError(f"min_std must be below max_std; got {self.min_std} and {self.max_std}.")
         if self.deter % self.blocks:
@@ -112,38 +110,7 @@ class DreamerV3Config:
             if name in _LOSS_NAMES:
                 raise ConfigError(f"An observation is called {name!r}, which is the name of a loss. Rename it.")
 
-    def _check_actions(self) -> None:
-        if self.action_dim < 1:
-            raise ConfigError(f"action_dim must be at least 1; got {self.action_dim}.")
-        if self.action_type == "multi_discrete" and sum(self.action_sizes) != self.action_dim:
-            raise ConfigError(
-                f"action_sizes must sum to action_dim={self.action_dim} where actions are multi-discrete; "
-                f"got {self.action_sizes}, which sums to {sum(self.action_sizes)}."
-            )
-        if self.choices and max(self.choices) < 2:
-            raise ConfigError(
-                f"A discrete action needs at least 2 choices; got {self.choices}. For {self.action_dim} continuous "
-                'numbers say action_type="continuous".'
-            )
-
-    @property
-    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every observation's shape by name, sorted; a nameless one is called "obs"."""
-        return shapes_by_name(self.obs_shape)
-
-    @property
-    def vectors(self) -> dict[str, int]:
-        """The size of every observation that is not an image, by name."""
-        return {name: math.prod(shape) for name, shape in self.obs_shapes.items() if not is_image(shape)}
-
-    @property
-    def images(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every image, by name."""
-        return {name: shape for name, shape in self.obs_shapes.items() if is_image(shape)}
-
     @property
     def choices(self) -> tuple[int, ...]:
         """The number of choices of each discrete action; empty where actions are continuous."""
-        if self.action_type == "discrete":
-            return (self.action_dim,)
-        return self.action_sizes if self.action_type == "multi_discrete" else ()
+        return choices_of(self)

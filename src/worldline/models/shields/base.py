@@ -37,11 +37,12 @@ import torch
 from torch import Tensor
 
 from worldline.batch import Batch, Obs, WindowSpec
-from worldline.episode import ObsShape, is_image
+from worldline.config import check_bounds
+from worldline.episode import ObsShape
 from worldline.errors import ConfigError, DataError
 from worldline.models import observations
 from worldline.models.base import Model
-from worldline.models.observations import blank, check_shapes, shapes_by_name
+from worldline.models.observations import ObservationSettings, blank, check_shapes
 from worldline.models.shields.calibration import Calibration, EpisodeRows, check_alpha
 from worldline.models.shields.projection import nearest_allowed
 from worldline.nn.normalizer import Normalizer
@@ -68,7 +69,7 @@ _ROWS = 4096  # scored at a time in calibration
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShieldConfig:
+class ShieldConfig(ObservationSettings):
     """Settings that all shields have."""
 
     obs_shape: ObsShape  # of one observation, or by name; vectors or matrices, no images
@@ -84,13 +85,13 @@ class ShieldConfig:
     num_reference_states: int = 1024  # that a state is compared with
 
     def __post_init__(self) -> None:
-        for name, (low, high) in (_BOUNDS | self.bounds()).items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}; got {getattr(self, name)}.")
-        shapes = shapes_by_name(self.obs_shape)
-        if images := {name: shape for name, shape in shapes.items() if is_image(shape)}:
-            raise ConfigError(f"Shields read vectors, not images; got {images}. Record states, or features of images.")
-        check_shapes(shapes, {})
+        check_bounds(self, _BOUNDS | self.bounds())
+        if self.images:
+            raise ConfigError(
+                f"Shields read vectors, not images; got {self.images}. Record the environment's state, or features of "
+                "the images, instead."
+            )
+        check_shapes(self.obs_shapes, {})
 
     @staticmethod
     def bounds() -> dict[str, tuple[float, float]]:
@@ -111,7 +112,7 @@ class BaseShield(Model, abc.ABC):
     def __init__(self, config: ShieldConfig) -> None:
         super().__init__(config)
         self.config: ShieldConfig = config
-        self.shapes = shapes_by_name(config.obs_shape)
+        self.shapes = config.obs_shapes
         self.state_dim = sum(math.prod(shape) for shape in self.shapes.values())
         self.states, self.commands = Normalizer((self.state_dim,)), Normalizer((2,))
         self.register_buffer("scales", torch.ones(2))  # of the scores of commands and states

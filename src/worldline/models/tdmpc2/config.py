@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, Literal
 
-from worldline.episode import ObsShape, is_image
+from worldline.config import check_bounds
+from worldline.episode import ObsShape
 from worldline.errors import ConfigError
-from worldline.models.observations import check_shapes, shapes_by_name
+from worldline.models.observations import ObservationSettings, check_shapes
 
 # The five sizes of the reference implementation.
 SIZES: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TDMPC2Config:
+class TDMPC2Config(ObservationSettings):
     """Settings of TD-MPC2; the defaults are those of the reference implementation, at size 5m, but for `episodic`."""
 
     # Data
@@ -103,10 +103,7 @@ class TDMPC2Config:
 
     def __post_init__(self) -> None:
         check_shapes(self.obs_shapes, self.images)
-        for name, (low, high) in _BOUNDS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} must be between {low} and {high}; got {value}.")
+        check_bounds(self, _BOUNDS)
         self._check_actions()
         for low_name in ("log_std_min", "discount_min", "plan_min_std"):
             high_name = low_name.replace("_min", "_max")
@@ -140,21 +137,6 @@ class TDMPC2Config:
                 f"task_episode_lengths must be positive, one for each of {self.num_tasks} tasks as task_action_dims "
                 f"has them; got {self.task_episode_lengths}."
             )
-
-    @property
-    def obs_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every observation's shape by name, sorted; a nameless one is called "obs"."""
-        return shapes_by_name(self.obs_shape)
-
-    @property
-    def vectors(self) -> dict[str, int]:
-        """The size of every observation that is not an image, by name."""
-        return {name: math.prod(shape) for name, shape in self.obs_shapes.items() if not is_image(shape)}
-
-    @property
-    def images(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every image, by name."""
-        return {name: shape for name, shape in self.obs_shapes.items() if is_image(shape)}
 
     @property
     def is_discrete(self) -> bool:
