@@ -204,6 +204,9 @@ def test_bounds_are_within():
         rate: float = 0.5
 
     check_bounds(Settings(), {"units": (4, 4), "rate": (0.0, 1.0)})
-    for bad, message in ((Settings(units=3), "units must be between 4 and 8; got 3."), (Settings(rate=math.nan), "nan")):
+    for bad, message in (
+        (Settings(units=3), "units must be between 4 and 8; got 3."),
+        (Settings(rate=math.nan), "nan"),
+    ):
         with pytest.raises(ConfigError, match=message):
             check_bounds(bad, {"units": (4, 8), "rate": (0, 1)})
