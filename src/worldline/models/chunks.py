@@ -58,9 +58,8 @@ class ChunkConfig(ObservationSettings):
             raise ConfigError(
                 f"Chunks are of continuous actions; got action_type={self.action_type!r}. Use bc for discrete ones."
             )
-        check_bounds(self, {"action_dim": (1, 1 << 16), "horizon": (1, _MAX_ROWS)})
-        check_bounds(self, {"num_obs": (1, self.horizon)})
-        check_bounds(self, {"num_executed": (1, self.num_planned)})
+        bounds = {"action_dim": (1, 1 << 16), "horizon": (1, _MAX_ROWS), "num_obs": (1, self.horizon)}
+        check_bounds(self, bounds | {"num_executed": (1, self.num_planned)})
         if self.ensemble_rate is not None and not 0 <= self.ensemble_rate < 100:
             raise ConfigError(f"ensemble_rate must be at least 0 (0.01 is published); got {self.ensemble_rate}.")
         check_image_settings(self.image_widths, self.image_shift)
