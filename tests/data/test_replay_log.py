@@ -8,6 +8,7 @@ import pytest
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.replay_log import ReplayLog
 from worldline.episode import DataSpec, Episode
+from worldline.errors import FileError
 
 SPEC = DataSpec(obs_shape=(2,), action_dim=2, action_type="discrete", action_sizes=(2,))
 
@@ -93,3 +94,12 @@ def test_the_files_that_are_left_make_the_same_buffer(tmp_path, seed):
                 resumed.add(saved)
             assert [item.obs[0, 0] for item in resumed.episodes()] == [item.obs[0, 0] for item in buffer.episodes()]
     assert buffer.num_episodes < 20
+
+
+def test_a_file_of_another_name_is_refused(tmp_path):
+    log = ReplayLog(tmp_path, SPEC)
+    log.add(episode(0))
+    (file,) = log.save(num_kept=1)
+    (tmp_path / file["file"]).rename(tmp_path / "others.npz")
+    with pytest.raises(FileError, match=r"others\.npz is no file of episodes"):
+        list(ReplayLog(tmp_path, SPEC).load([{**file, "file": "others.npz"}]))

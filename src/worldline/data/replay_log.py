@@ -8,6 +8,7 @@ buffer still has, or with the last one that it evicted. A buffer that these are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from worldline.data.buffer import ReplayBuffer
 from worldline.episode import DataSpec, Episode
 from worldline.errors import FileError
 from worldline.files import sha256
+
+_NAME = re.compile(r"episodes_([0-9]{8,18})\.npz")
 
 
 class ReplayLog:
@@ -72,8 +75,9 @@ class ReplayLog:
         """
         for file in files:
             path = self._directory / Path(file["file"]).name
-            if not path.is_file() or sha256(path) != file["sha256"]:
-                state = "damaged" if path.is_file() else "missing"
+            is_named = _NAME.fullmatch(path.name) is not None
+            if not is_named or not path.is_file() or sha256(path) != file["sha256"]:
+                state = "no file of episodes" if not is_named else "damaged" if path.is_file() else "missing"
                 raise FileError(
                     f"{path} is {state}: it holds {file['num_episodes']} episodes that the checkpoint was trained on. "
                     "Restore it, or resume from an older checkpoint."
@@ -87,4 +91,6 @@ class ReplayLog:
 
 def _first(file: Mapping[str, Any]) -> int:
     """Return the number of the first episode in a file."""
-    return int(Path(file["file"]).stem.rpartition("_")[2])
+    match = _NAME.fullmatch(Path(file["file"]).name)
+    assert match is not None, file  # `load` has checked it
+    return int(match[1])
