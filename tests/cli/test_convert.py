@@ -118,3 +118,65 @@ def test_inspect_shows_folders_of_data(data, tmp_path, capsys):
         capsys.readouterr()
         assert run("inspect", tmp_path / name) == 0
         assert "12 terminated, 0 truncated" in " ".join(capsys.readouterr().out.split())
+
+
+def degrees(tmp_path, **columns):
+    """Write an episode whose two actions are joint angles in degrees, and return its file."""
+    actions = np.array([[-90, 10], [0, 20], [90, 30]])
+    episode = Episode(
+        obs=np.zeros((3, 2)), actions=actions, rewards=np.zeros(3), terminated=True, meta={"robot": "arm"}
+    )
+    ReplayBuffer.from_episodes([episode], action_dim=2, action_sizes=()).save(tmp_path / "a.npz")
+    return tmp_path / "a.npz"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "bounds"),
+    [
+        (("data",), [[-1, -1], [0, 0], [1, 1]], ([-90, 10], [90, 30])),
+        (("-90", "90"), [[-1, 1 / 9], [0, 2 / 9], [1, 3 / 9]], ([-90], [90])),
+        (("-180", "180", "0", "40"), [[-0.5, -0.5], [0, 0], [0.5, 0.5]], ([-180, 0], [180, 40])),
+        (("Pendulum-v1",), [[-45, 5], [0, 10], [45, 15]], ([-2], [2])),  # one action there, whose range is for all here
+    ],
+)
+def test_actions_are_taken_to_where_policies_act(tmp_path, words, expected, bounds):
+    assert run("convert", degrees(tmp_path), tmp_path / "b.h5", "--scale-actions", *words) == 0
+    (episode,) = ReplayBuffer.load(tmp_path / "b.h5").episodes()
+    np.testing.assert_allclose(episode.actions, expected, rtol=1e-6)
+    low, high = (np.array(episode.meta[name]) for name in ("action_low", "action_high"))
+    assert (low.tolist(), high.tolist()) == bounds
+    assert episode.meta["robot"] == "arm"
+    carried_out = low + (episode.actions + 1) / 2 * (high - low)
+    np.testing.assert_allclose(carried_out, [[-90, 10], [0, 20], [90, 30]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("1",), "LOW HIGH"),
+        (("1", "2", "3"), "LOW HIGH"),
+        (("1", "x"), "LOW HIGH"),
+        (("2", "1"), "below its high"),
+        (("0", "inf"), "finite"),
+        (("0", "1", "0", "1", "0", "1"), "3 bounds"),
+        (("CartPole-v1",), "choices"),
+        (("CartPole-v9",), "CartPole"),
+    ],
+)
+def test_bounds_that_cannot_be(tmp_path, capsys, words, message):
+    assert run("convert", degrees(tmp_path), tmp_path / "b.h5", "--scale-actions", *words) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "b.h5").exists()
+
+
+def test_choices_have_no_scale(data, tmp_path, capsys):
+    assert run("convert", data, tmp_path / "b.h5", "--scale-actions", "data") == 2
+    assert "choices" in capsys.readouterr().err
+
+
+def test_what_never_changes_becomes_zero(tmp_path):
+    episode = Episode(obs=np.zeros((2, 1)), actions=[[5.0, 7.0], [5.0, 9.0]], rewards=np.zeros(2), terminated=True)
+    ReplayBuffer.from_episodes([episode], action_dim=2, action_sizes=()).save(tmp_path / "a.npz")
+    assert run("convert", tmp_path / "a.npz", tmp_path / "b.npz", "--scale-actions", "data") == 0
+    (found,) = ReplayBuffer.load(tmp_path / "b.npz").episodes()
+    assert found.actions.tolist() == [[0, -1], [0, 1]]

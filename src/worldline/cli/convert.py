@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from worldline.cli.options import parse
+from worldline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from worldline.data.formats.scaled import ActionBounds
 
 _DESCRIPTION = """\
 Write data of any format that is read in any that is written. The suffix of DST says which: .npz, .h5 and .hdf5 (one
@@ -19,7 +23,7 @@ Examples:
   worldline convert reach.h5 reach
   worldline convert can_ph.hdf5 can
   worldline convert cartpole.npz cartpole.hdf5 --format robomimic
-  worldline convert lerobot/pusht pusht --obs-keys state image
+  worldline convert lerobot/pusht pusht --obs-keys state image --scale-actions 0 512
 """
 
 
@@ -35,6 +39,10 @@ class ConvertOptions:
     """columns, hdf5, robomimic, d4rl, zarr or npz; without it the suffix of DST decides."""
     obs_keys: tuple[str, ...] = ()
     """The observations to write; none named means all. Videos that are not wanted are not decoded."""
+    scale_actions: tuple[str, ...] = ()
+    """Take continuous actions in units of their own (pixels, degrees) to [-1, 1], where policies act: from LOW HIGH of
+    all of them, from LOW HIGH LOW HIGH ... of each, from the range of an environment's actions (its id), or from that
+    of the "data"."""
     max_bytes: int | None = None
     """The most that the arrays of SRC may take, where its format's own limit refuses a file that you trust."""
 
@@ -44,16 +52,19 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(ConvertOptions, arguments, command="convert", description=_DESCRIPTION)
     from worldline.cli.terminal import results, step_progress
     from worldline.data.formats.catalog import detect_format, format_to_write
-    from worldline.data.loading import convert
+    from worldline.data.loading import action_bounds_of, convert
 
     source, destination = options.source.expanduser(), options.destination.expanduser()
     name = format_to_write(destination, options.format)
+    by_data = options.scale_actions == ("data",)
+    bounds = action_bounds_of(source, max_bytes=options.max_bytes) if by_data else _bounds(options.scale_actions)
     with step_progress(f"Reading {source}") as on_episodes:
         num_episodes, num_steps = convert(
             source,
             destination,
             name,
             obs_keys=options.obs_keys or None,
+            action_bounds=bounds,
             max_bytes=options.max_bytes,
             on_episodes=on_episodes,
         )
@@ -63,3 +74,45 @@ def main(arguments: Sequence[str]) -> None:
         soft_wrap=True,
         markup=False,
     )
+    if bounds is not None:
+        low, high = (" ".join(f"{bound:.6g}" for bound in part) for part in (bounds.low, bounds.high))
+        results.print(
+            f"Actions: {low} became -1, {high} became 1; the meta of each episode says so.",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def _bounds(words: Sequence[str]) -> ActionBounds | None:
+    """Return what `--scale-actions` means.
+
+    Raises:
+        ConfigError: It is neither numbers by twos nor the name of one thing, or that environment has discrete actions.
+        DataError: A low bound is not below its high one.
+    """
+    if not words:
+        return None
+    import numpy as np
+
+    from worldline.data.formats.scaled import ActionBounds
+
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if numbers and len(numbers) % 2 == 0:
+        return ActionBounds(low=np.array(numbers[::2]), high=np.array(numbers[1::2]))
+    if numbers or len(words) > 1:
+        raise ConfigError(
+            "--scale-actions takes LOW HIGH, as often as there are actions or once for all, or 'data', or the id of an "
+            f"environment; got {' '.join(words)}."
+        )
+    from gymnasium import spaces
+
+    from worldline.envs.make import make_env
+
+    with make_env(words[0]) as env:
+        space = env.env.action_space
+    if not isinstance(space, spaces.Box):
+        raise ConfigError(f"The actions of {words[0]} are {space}, choices without a range.")
+    return ActionBounds(low=space.low, high=space.high)

@@ -39,7 +39,7 @@ def summary_rows(path: Path, name: str, recording: Recording, found: Summary) ->
     ]
     actions = found.columns["actions"]
     if spec.action_type == "continuous" and (beyond := int(is_out_of_range(actions.low, actions.high).sum())):
-        rows.append(("out of range", f"{beyond:,} of the actions leave [-1, 1], where policies act: scale them"))
+        rows.append(("out of range", f"{beyond:,} of the actions leave [-1, 1]: see convert --scale-actions"))
     if found.environments:
         rows.append(("environment", ", ".join(found.environments)))
     if found.languages:

@@ -13,6 +13,7 @@ from worldline.data.columns import is_columns
 from worldline.data.dataset import Dataset
 from worldline.data.encode import settle_obs_dtype
 from worldline.data.formats.catalog import FORMATS, format_to_write, module_of, read_recording
+from worldline.data.formats.scaled import ActionBounds, ScaledRecording
 from worldline.data.rows import RowEncoder
 from worldline.errors import FileError
 
@@ -55,12 +56,26 @@ def mapped_folder(path: Path, import_to: Path, *, on_episodes: OnEpisodes | None
     return import_to
 
 
+def action_bounds_of(source: Path, *, max_bytes: int | None = None) -> ActionBounds:
+    """Return the range of each continuous action in data of any format, of which nothing else is read.
+
+    Raises:
+        FileError: The source is damaged.
+        DataError: Its actions are choices, or NaN.
+    """
+    with read_recording(source, max_bytes=max_bytes) as recording:
+        shapes = recording.spec.obs_shape
+        recording.unread = frozenset(f"obs.{key}" for key in shapes) if isinstance(shapes, dict) else frozenset()
+        return ActionBounds.of(recording)
+
+
 def convert(
     source: Path,
     destination: Path,
     name: str | None = None,
     *,
     obs_keys: Sequence[str] | None = None,
+    action_bounds: ActionBounds | None = None,
     max_bytes: int | None = None,
     on_episodes: OnEpisodes | None = None,
 ) -> tuple[int, int]:
@@ -71,20 +86,24 @@ def convert(
         destination: Where to write; it must not exist.
         name: The format to write; None: the one that the suffix of `destination` means.
         obs_keys: The observations to write, where they are a dict; None: all.
+        action_bounds: What becomes -1 and 1 of continuous actions that were recorded in units of their own; each
+            episode's meta then has it. None leaves actions as they are.
         max_bytes: The most that the arrays of the source may take, instead of the format's own limit.
         on_episodes: Called from time to time.
 
     Raises:
         FileError: The source is damaged, or the destination is there already or cannot be written.
         ConfigError: The format is not known, or not written.
-        DataError: The source holds NaN, or its episodes do not fit together or into the format.
+        DataError: The source holds NaN, its episodes do not fit together or into the format, or its actions have not
+            so many bounds.
     """
     name = format_to_write(destination, name)
     if destination.exists() or destination.is_symlink():
         raise FileError(f"{destination} is there already. Choose another name, or delete it first.")
     if not destination.parent.is_dir():
         raise FileError(f"There is no folder {destination.parent}. Make it, or choose another.")
-    with read_recording(source, max_bytes=max_bytes, obs_keys=obs_keys) as recording:
+    with read_recording(source, max_bytes=max_bytes, obs_keys=obs_keys) as opened:
+        recording = opened if action_bounds is None else ScaledRecording(opened, action_bounds)
         counts = recording.num_episodes, recording.num_steps
         if name == "columns":
             _import(recording, destination, on_episodes)

@@ -154,7 +154,8 @@ def warn_of_range(actions: ColumnStatistics) -> None:
         low, high = actions.low.min(), actions.high.max()
         warnings.warn(
             f"The actions of the data are from {low:.4g} to {high:.4g}, but policies act in [-1, 1] and cut off what "
-            "is beyond. Scale the actions before you train, and let the environment scale them back.",
+            "is beyond. Scale them (worldline convert SRC DST --scale-actions LOW HIGH), and back where they are "
+            "carried out.",
             stacklevel=2,
         )
 

@@ -26,7 +26,7 @@ from data.formats.lerobot_files import (
 from worldline.data.buffer import ReplayBuffer
 from worldline.data.dataset import Dataset
 from worldline.data.formats.catalog import detect_format, read_recording
-from worldline.data.loading import convert
+from worldline.data.loading import action_bounds_of, convert
 from worldline.errors import DataError, FileError, MissingPackageError
 
 VERSIONS = ("v2.1", "v3.0")
@@ -255,3 +255,13 @@ def test_a_few_bytes_that_claim_many_pictures(tmp_path: Path) -> None:
         read_recording(path)
     read_recording(path, max_bytes=1 << 30).close()
     assert info["fps"] == RATE
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_range_of_actions_needs_no_picture(tmp_path: Path, version: str):
+    path = lerobot(tmp_path / "a", version, cameras="video")
+    for video in path.glob("videos/**/*.mp4"):
+        video.write_bytes(b"none of these is decoded")
+    bounds = action_bounds_of(path)
+    assert (bounds.low.tolist(), bounds.high.tolist()) == ([0, 0], [8, 2])  # the second action is always 1
+    assert bounds.scale(np.array([[0, 1], [8, 1]])).tolist() == [[-1, 0], [1, 0]]

@@ -1,0 +1,98 @@
+"""ScaledRecording: an open file whose actions are taken to [-1, 1], where policies act."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from worldline.data.block import EpisodeBlock
+from worldline.data.formats.recording import Recording
+from worldline.episode import Array
+from worldline.errors import DataError
+from worldline.statistics import ColumnStatistics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ActionBounds:
+    """What becomes -1 and what becomes 1 of each continuous action."""
+
+    low: Array  # [A], or [1] for all
+    high: Array  # of the same shape
+
+    def __post_init__(self) -> None:
+        low, high = (np.asarray(bound, dtype=np.float64).reshape(-1) for bound in (self.low, self.high))
+        if low.shape != high.shape or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
+            raise DataError(
+                f"Actions are scaled from finite bounds, each low below its high; got {low.tolist()} and "
+                f"{high.tolist()}."
+            )
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
+    @classmethod
+    def of(cls, recording: Recording) -> ActionBounds:
+        """Return the least and the greatest value of each action of an open file; what never changes becomes 0.
+
+        Raises:
+            DataError: Its actions are choices.
+        """
+        _check_continuous(recording)
+        found = ColumnStatistics.of(block.actions for block in recording.checked_blocks())
+        is_constant = found.low == found.high
+        return cls(low=found.low - is_constant, high=found.high + is_constant)
+
+    def scale(self, actions: Array) -> Array:
+        """Return `actions [..., A]` with the low bounds at -1 and the high ones at 1, float32."""
+        scaled: Array = (2 * (actions - self.low) / (self.high - self.low) - 1).astype(np.float32)
+        return scaled
+
+
+class ScaledRecording(Recording):
+    """An open file whose actions are scaled as they are read.
+
+    Each episode's meta keeps the bounds, as "action_low" and "action_high": an action `a` of [-1, 1] is carried out as
+    `low + (a + 1) / 2 * (high - low)`.
+
+    Args:
+        whole: The file; this closes it.
+        bounds: Of its actions.
+
+    Raises:
+        DataError: Its actions are choices, or the bounds are of another number of actions.
+    """
+
+    def __init__(self, whole: Recording, bounds: ActionBounds) -> None:
+        _check_continuous(whole)
+        if len(bounds.low) not in (1, whole.spec.action_dim):
+            raise DataError(
+                f"There are {len(bounds.low)} bounds, but {whole.path} has {whole.spec.action_dim} actions. Give one "
+                "low and one high for each, or one of both for all."
+            )
+        self._whole, self._bounds = whole, bounds
+        self.path, self.num_episodes, self.num_steps = whole.path, whole.num_episodes, whole.num_steps
+        self.spec, self.obs_dtype, self.capacity = whole.spec, whole.obs_dtype, whole.capacity
+        self.num_orphan_rows, self.left_out, self.is_checked = whole.num_orphan_rows, whole.left_out, whole.is_checked
+
+    def blocks(self) -> Iterator[EpisodeBlock]:
+        """Return the episodes with scaled actions."""
+        kept = {"action_low": self._bounds.low.tolist(), "action_high": self._bounds.high.tolist()}
+        for block in self._whole.blocks():
+            meta = [{**one, **kept} for one in block.meta]
+            scaled = dataclasses.replace(block, actions=self._bounds.scale(block.actions), meta=meta)
+            del block  # before the next one is read
+            yield scaled
+            del scaled
+
+    def close(self) -> None:
+        """Close the file."""
+        self._whole.close()
+
+
+def _check_continuous(recording: Recording) -> None:
+    if recording.spec.action_type != "continuous":
+        raise DataError(
+            f"Actions of {recording.path} are choices ({recording.spec.action_type}), which have no scale. Convert it "
+            "without one."
+        )
