@@ -222,6 +222,8 @@ def test_a_comparison_is_only_resumed_as_it_was_begun(finished, data, capsys):
     [
         (["--models", "bc:smal"], "bc has no size 'smal'. Did you mean 'small'?"),
         (["--models", "bc:small", "bc"], "each once"),
+        (["--models", "bc:small", "udrl"], "udrl chooses no actions by itself"),
+        (["--models", "shield:quantile"], "quantile_shield chooses no actions by itself"),
         (["--set", "units=8"], "--set takes FAMILY.KEY=VALUE"),
         (["--set", "dreamer.units=8"], "Did you mean 'dreamerv3'?"),
         (["--set", "bc.batch_size=0"], "batch_size must be"),

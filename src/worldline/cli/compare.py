@@ -203,13 +203,20 @@ def _trainings(config: CompareConfig) -> dict[str, tuple[dict[str, Any], Trainin
     """Return what `--set` gives each model, and how it is trained, by its full name.
 
     Raises:
-        ConfigError: A model or a setting's family is unknown, or one is named twice.
+        ConfigError: A model or a setting's family is unknown, does not act, or is named twice.
     """
     from worldline import registry
 
     _ = config.way_of_acting  # refuses contradictions before anything is trained
     check_episodes(config.episodes)
-    names = [f"{family.name}:{size}" for family, size in map(registry.resolve, config.models)]
+    resolved = [registry.resolve(model) for model in config.models]
+    for family, _ in resolved:
+        if not hasattr(registry.load(family, family.model), "act"):
+            raise ConfigError(
+                f"--models takes policies, and {family.name} chooses no actions by itself. `worldline eval` runs an "
+                "agent that is told a command, with --command, and with a shield, with --shield."
+            )
+    names = [f"{family.name}:{size}" for family, size in resolved]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--models takes one or more models, each once; got {' '.join(names) or 'none'}.")
     given: dict[str, dict[str, Any]] = {}
@@ -262,8 +269,7 @@ def _contest(config: CompareConfig, run: TrainingRun, buffer: ReplayBuffer) -> C
     from worldline.training.callbacks import TrainingClock
 
     model, run_config = run.begin(buffer, resume=True)
-    if not isinstance(model, Policy):
-        raise ConfigError(f"{run.model} does not choose actions by itself. Compare models that do.")
+    assert isinstance(model, Policy), run.model
     parameters = num_trained(model)
     if finished := _read_result(config, run):
         progress.print(f"{run.model} is trained and evaluated already.")
