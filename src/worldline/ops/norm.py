@@ -76,8 +76,9 @@ def layer_norm_mish(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) 
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad or shift.requires_grad):
         result: Tensor = _LayerNormMish.apply(x, scale, shift, eps)  # type: ignore[no-untyped-call]
         return result
-    normed: Tensor = F.layer_norm(x.float(), scale.shape, scale, shift, eps)
-    return normed.mul_(mish_gate(torch.sigmoid(normed)))
+    # With m = -y and q = sigmoid(m)^2, mish(y) = m - 2 m / (1 + q): four passes where the gate by itself takes six.
+    minus: Tensor = F.layer_norm(x.float(), scale.shape, -scale, -shift, eps)
+    return minus.addcdiv_(minus, torch.sigmoid(minus).square_().add_(1), value=-2)
 
 
 def mish_gate(sigmoid: Tensor) -> Tensor:

@@ -169,11 +169,13 @@ class TDMPC2(WorldModel):
         """Return what `actions [H, B, A]` lead to from `state`."""
         self._check_actions(state, actions)
         task, latent = state.task, state.latent
-        latents = [latent]
-        for action in actions:
-            latents.append(self.net.dynamics(self.net.joined(latents[-1], action.to(latent.dtype), task=task)))
-        before, after = torch.stack(latents[:-1]), torch.stack(latents[1:])
-        rewards = self.net.read(self.net.reward(self.net.joined(before, actions.to(latent.dtype), task=task)))
+        inputs, latents = [], []
+        for action in actions.to(latent.dtype):
+            inputs.append(self.net.joined(latent, action, task=task))
+            latent = self.net.dynamics(inputs[-1])
+            latents.append(latent)
+        rewards = self.net.read(self.net.reward(torch.stack(inputs)))
+        after = torch.stack(latents)
         continues = torch.ones_like(rewards)
         if self.net.termination is not None:
             continues = torch.sigmoid(-self.net.termination(self.net.joined(after, task=task))[..., 0])
