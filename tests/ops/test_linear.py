@@ -194,3 +194,33 @@ def test_shapes_are_checked():
         linear(torch.zeros(2, 3), torch.zeros(5, 4))
     with pytest.raises(AssertionError, match=r"x \(2, 3\) does not match weight \(2, 2, 4\)"):
         block_linear(torch.zeros(2, 3), torch.zeros(2, 2, 4))
+
+
+def test_compiled_products_are_those_of_onednn():
+    """They appear in the traced graph as one operator, and give the same values and gradients."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    x, weight, bias = noise(40, 96), noise(160, 96, seed=1), noise(160, seed=2)
+    seen: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    def values_and_gradients(function):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        output = function(*leaves)
+        output.square().sum().backward()
+        return [output.detach(), *(leaf.grad for leaf in leaves)]
+
+    expected = values_and_gradients(linear)
+    torch._dynamo.reset()
+    found = values_and_gradients(torch.compile(linear, backend=aot_autograd(fw_compiler=backend), dynamic=False))
+    assert all(close(*pair) for pair in zip(found, expected, strict=True))
+    is_used = torch.backends.mkldnn.is_available()
+    assert sum("worldline.product" in name for name in seen) == (3 if is_used else 0)
+
+
+def test_the_compilers_operator_is_well_behaved():
+    torch.library.opcheck(ops._uncompiled_product, (noise(3, 5), noise(4, 5, seed=1), noise(4, seed=2)))

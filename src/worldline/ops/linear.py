@@ -3,7 +3,7 @@
 In float32 on a CPU, torch sends matrix products to MKL, which runs at half speed on processors of other makers;
 oneDNN, which torch carries for inference, runs at full speed on all (measured on AMD EPYC: 95 against 215 GFLOP/s on
 one core). So there, and only there, `linear` and `block_linear` call oneDNN, with gradients written out. Elsewhere
-they are torch's own operators.
+they are torch's own operators. A compiled `linear` calls oneDNN as well, `block_linear` does not.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from torch.nn import functional as F
 
 # Below this many multiply-adds, oneDNN's cost of a call (13 us against 2) is more than its speed saves.
 _MIN_WORK = 1 << 19
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()  # asked here, for the compiler cannot trace the question
 
 
 def uses_onednn(x: Tensor) -> bool:
     """Tell whether products with `x` go through oneDNN: float32 on a CPU outside autocast."""
-    return has_onednn(x.device) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    is_plain = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return _HAS_ONEDNN and x.device.type == "cpu" and is_plain
 
 
 def has_onednn(device: torch.device) -> bool:
     """Tell whether a device's products can go through oneDNN: it is a CPU, and nothing is being compiled."""
-    # In this order: the compiler cannot trace the last question, and would compile in pieces.
-    return device.type == "cpu" and not torch.compiler.is_compiling() and torch.backends.mkldnn.is_available()
+    return _HAS_ONEDNN and device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -39,11 +40,25 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: `[O]` or None.
     """
     if len(x) * weight.numel() >= _MIN_WORK and uses_onednn(x):
+        if torch.compiler.is_compiling():
+            traced: Tensor = _uncompiled_product(x, weight, bias)
+            return traced
         result: Tensor = torch.ops.mkldnn._linear_pointwise(
             x if x.stride(1) == 1 else _dense(x), _dense(weight), bias, "none", [], ""
         )
         return result
     return F.linear(x, weight, bias)
+
+
+@torch.library.custom_op("worldline::product", mutates_args=())
+def _uncompiled_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product as one operator that the compiler takes as it is, where it would call MKL."""
+    return product(x, weight, bias)
+
+
+@_uncompiled_product.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(len(x), len(weight))
 
 
 def _dense(matrix: Tensor) -> Tensor:
@@ -70,7 +85,7 @@ def block_product(x: Tensor, weight: Tensor, parts: int = 1) -> Tensor:
     """
     blocks, size, out = weight.shape
     rows = len(x)
-    if rows * size * out >= _MIN_WORK and uses_onednn(x):
+    if rows * size * out >= _MIN_WORK and _splits_blocks(x):
         pieces = zip(x.view(rows, blocks, size).unbind(1), weight.unbind(0), strict=True)
         outputs = [product(piece, kernel.t()) for piece, kernel in pieces]
         if parts == 1:
@@ -83,10 +98,15 @@ def block_product(x: Tensor, weight: Tensor, parts: int = 1) -> Tensor:
     return joined.view(blocks, rows, parts, -1).permute(2, 1, 0, 3).reshape(parts, rows, -1)
 
 
+def _splits_blocks(x: Tensor) -> bool:
+    """Tell whether block-diagonal products with `x` become one product a block."""
+    return uses_onednn(x) and has_onednn(x.device)
+
+
 def block_weight_grad(x: Tensor, grad: Tensor, blocks: int) -> Tensor:
     """Return `[G, I, O]`: what a block-diagonal product's weight gets from `x [N, G * I]` and `grad [N, G * O]`."""
     rows, size, out = len(x), x.shape[1] // blocks, grad.shape[1] // blocks
-    if rows * size * out >= _MIN_WORK and uses_onednn(x):
+    if rows * size * out >= _MIN_WORK and _splits_blocks(x):
         inputs, grads = x.view(rows, blocks, size).unbind(1), grad.view(rows, blocks, out).unbind(1)
         return torch.stack([product(part.t(), part_grad.t()) for part, part_grad in zip(inputs, grads, strict=True)])
     inputs_grouped = x.view(rows, blocks, size).permute(1, 2, 0)  # [G, I, N]
@@ -151,7 +171,7 @@ def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, parts
     blocks, size, _ = weight.shape
     assert x.shape[-1] == blocks * size, f"x {tuple(x.shape)} does not match weight {tuple(weight.shape)}"
     flat = x.reshape(-1, x.shape[-1])
-    if uses_onednn(x):
+    if _splits_blocks(x):
         result: Tensor = _BlockLinear.apply(flat, weight, parts)  # type: ignore[no-untyped-call]
     else:
         result = block_product(flat, weight, parts)
