@@ -30,8 +30,8 @@ def test_velocity_and_divergence_are_those_of_autograd(dims: int, rows: int, uni
 
     jacobians = jacobians_of(net, x, t, context)
     with torch.no_grad():
-        offsets, encoded = net.offsets(t), net.encode(context)
-        velocity, divergence = net.velocity_and_divergence(x, offsets, encoded)
+        offsets, encoded = net.offsets(t).unbind(), net.encode(context)
+        velocity, divergence = net.with_divergence(encoded)(x, offsets)
         assert torch.allclose(velocity, expected, atol=1e-5)
         assert torch.allclose(net.velocity(x, offsets, encoded), expected, atol=1e-5)
     assert torch.allclose(divergence, jacobians.diagonal(dim1=1, dim2=2).sum(-1), atol=1e-5)

@@ -11,6 +11,8 @@ than those that a network happens to extrapolate to.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +24,9 @@ from worldline.ops.linear import linear, product
 # Times are within about [0, 2]. The field must be smooth in time, so that few steps of a solver follow it.
 _TIME_SCALE, _TIME_PERIOD = 8.0, 100.0
 _NOISE_RANGE = 4.0  # deviations of the normal distribution at the other end
+
+
+FieldWithDivergence = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
 
 
 class VelocityNet(nn.Module):
@@ -78,31 +83,50 @@ class VelocityNet(nn.Module):
         encoded: Tensor = self.context_out(F.silu(self.context_in(context)))
         return encoded
 
-    def velocity(self, x: Tensor, offsets: Tensor, encoded: Tensor) -> Tensor:
-        """Return the velocity `[N, D]` at one time, without gradient, from `offsets [L, U]` and `encoded [N, U]`."""
+    def velocity(self, x: Tensor, offsets: Sequence[Tensor], encoded: Tensor) -> Tensor:
+        """Return the velocity `[N, D]` at one time, without gradient.
+
+        Args:
+            x: `[N, D]`.
+            offsets: Of that time, for each layer `[U]`.
+            encoded: `[N, U]`, the contexts.
+        """
         y: Tensor = torch.addmm(encoded, x.clamp(self.low, self.high), self.first.t()).add_(offsets[0])
         for weight, offset in zip(self.hidden, offsets[1:], strict=True):
             y = product(F.silu(y, inplace=True), weight, offset)
         velocity: Tensor = torch.addmm(self.last.bias, F.silu(y, inplace=True), self.last.weight.t())
         return velocity
 
-    def velocity_and_divergence(self, x: Tensor, offsets: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the velocity `[N, D]` and its divergence `[N]` at one time, without gradient; see `velocity`."""
-        rows, dims = x.shape
-        clamped = x.clamp(self.low, self.high)
-        y = torch.addmm(encoded, clamped, self.first.t()).add_(offsets[0])  # [N, U]
+    def with_divergence(self, encoded: Tensor) -> FieldWithDivergence:
+        """Return what gives, for contexts `encoded [N, U]`, the velocity `[N, D]` at one time and its divergence `[N]`.
+
+        It takes `x [N, D]` and `offsets` as `velocity` does, and has no gradient. A solver calls it many times, and for
+        a few rows the time is that of operator calls: whatever does not depend on `x` is made here, once.
+        """
+        (units, dims), rows = self.first.shape, len(encoded)
+        activated = encoded.new_empty(1 + dims, rows, units)  # of each layer: the units, and their tangents
+        value, value_tangents, flat = activated[0], activated[1:], activated.view(-1, units)
+        ones = torch.ones_like(encoded)
+        low, high, first = self.low, self.high, self.first.t()
         # The tangent of dimension d is a column of the first weight. Where x is clamped it is zero all the way: see end
-        tangents = self.first.t()[:, None]  # [D, 1, U]
-        ones = torch.ones_like(y)
-        for weight, offset in zip(self.hidden, offsets[1:], strict=True):
-            activated = y.new_empty(1 + dims, rows, self.units)
-            torch.mul(tangents, _silu_slope(ones, y), out=activated[1:])
-            torch.ops.aten.silu.out(y, out=activated[0])
-            y, tangents = product(activated.view(-1, self.units), weight).view_as(activated).split((1, dims))
-            y = y[0].add_(offset)
-        slopes = torch.bmm(torch.mul(tangents, _silu_slope(ones, y)), self.last.weight[:, :, None])  # [D, N, 1]
-        velocity = torch.addmm(self.last.bias, F.silu(y, inplace=True), self.last.weight.t())
-        return velocity, slopes[..., 0].mul_((clamped == x).t()).sum(0)
+        first_tangents = first[:, None]  # [D, 1, U]
+        hidden = list(self.hidden)
+        last, last_bias, last_columns = self.last.weight.t(), self.last.bias, self.last.weight[:, :, None]
+
+        def field(x: Tensor, offsets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            clamped = x.clamp(low, high)
+            y = torch.addmm(encoded, clamped, first).add_(offsets[0])  # [N, U]
+            tangents = first_tangents
+            for weight, offset in zip(hidden, offsets[1:], strict=True):
+                torch.mul(tangents, _silu_slope(ones, y), out=value_tangents)
+                torch.ops.aten.silu.out(y, out=value)
+                projected = product(flat, weight).view_as(activated)
+                y, tangents = projected[0].add_(offset), projected[1:]
+            slopes = torch.bmm(torch.mul(tangents, _silu_slope(ones, y)), last_columns)  # [D, N, 1]
+            velocity = torch.addmm(last_bias, F.silu(y, inplace=True), last)
+            return velocity, slopes[..., 0].mul_((clamped == x).t()).sum(0)
+
+        return field
 
 
 def _silu_slope(ones: Tensor, y: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -140,12 +140,14 @@ class DensityShield(BaseShield, abc.ABC):
         return torch.cat([self._log_density(piece, rows, times, offsets) for piece, rows in pieces])
 
     def _log_density(
-        self, x: Tensor, encoded: Tensor, times: list[float], offsets: Callable[[float], Tensor]
+        self, x: Tensor, encoded: Tensor, times: list[float], offsets: Callable[[float], Sequence[Tensor]]
     ) -> Tensor:
+        field = self.net.with_divergence(encoded)
+
         def rates(t: float, state: Tensor) -> Tensor:
             """Return the velocity of x and the divergence, `[N, 3]`, for x and what was integrated so far."""
             x, drift = state[:, :2], self.drift(t)
-            velocity, divergence = self.net.velocity_and_divergence(x, offsets(t), encoded)
+            velocity, divergence = field(x, offsets(t))
             return torch.cat((velocity.add_(x, alpha=drift), divergence.add_(2 * drift)[:, None]), 1)
 
         end = integrate(rates, torch.cat((x, torch.zeros_like(x[:, :1])), 1), times)
@@ -160,11 +162,11 @@ class DensityShield(BaseShield, abc.ABC):
         noise = self.anchor_noise.expand(len(encoded), -1, -1)
         return self.push(noise, encoded, self.times(_ANCHOR_STEPS), "midpoint").maximum(self._low)
 
-    def _offsets(self, times: list[float], solver: Solver) -> Callable[[float], Tensor]:
-        """Return what looks up the network's offsets `[L, U]` at any time that the solver will ask for."""
+    def _offsets(self, times: list[float], solver: Solver) -> Callable[[float], Sequence[Tensor]]:
+        """Return what looks up the network's offsets, `[U]` of each layer, at any time that the solver will ask for."""
         asked = stage_times(times, solver)
-        table = self.net.offsets(torch.tensor(asked, device=self.net.low.device)).unbind(0)
-        found = dict(zip(asked, table, strict=True))
+        table = self.net.offsets(torch.tensor(asked, device=self.net.low.device))  # [number of times, L, U]
+        found = {time: offsets.unbind(0) for time, offsets in zip(asked, table.unbind(0), strict=True)}
         return found.__getitem__
 
 
