@@ -1,5 +1,9 @@
 """Errors of environments that cannot be made."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium as gym
 import pytest
 
@@ -38,3 +42,18 @@ def test_mujoco_episodes_are_functions_of_seed_and_actions():
     pytest.importorskip("mujoco")
     pytest.importorskip("imageio")
     check_replay("HalfCheetah-v5")
+
+
+def test_rendering_without_a_display_is_silent():
+    code = (
+        "from worldline.envs.make import make_env\n"
+        "env = make_env('CartPole-v1', observe='pixels')\n"
+        "print(env.reset(seed=0)[0].shape)\n"
+    )
+    bare = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER")
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("(64, 64, 3)", "")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from worldline.cli.options import check_seed, parse
+from worldline.errors import FileError, nearest
 
 _DESCRIPTION = """\
 Run a policy in an environment: how often it succeeds, with a 95% interval.
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str]) -> None:
     from simscaleai.sim.environments import make_env
     from worldline.cli.terminal import results
 
+    if options.policy not in _NAMED and not Path(options.policy).exists():
+        raise FileError(f"There is no checkpoint {options.policy}. {nearest(options.policy, _NAMED)}")
     model: Any = None if options.policy in _NAMED else load_trained(Path(options.policy), device=options.device)
     trained_with = model.image_size if isinstance(model, ImitationModel) else None
     env = make_env(options.env, image_size=options.image_size or trained_with)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -30,6 +32,8 @@ def make_gymnasium(env_id: str, **settings: Any) -> gym.Env[Any, Any]:
         ConfigError: No such id (with the nearest ones), or a setting that it does not know.
         MissingPackageError: The environment needs a package that is not installed; the message has the pip line.
     """
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # or pygame complains of the display that is not there
     try:
         env = gym.make(env_id, **settings)
     except gym_error.DependencyNotInstalled as error:

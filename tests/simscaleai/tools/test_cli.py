@@ -148,6 +148,7 @@ def test_mistakes_are_one_message(folder: Path, capsys: pytest.CaptureFixture[st
         main(["train", "--max-steps", "0"])
     assert "max_steps must be a whole number" in capsys.readouterr().err
     assert "There is no checkpoint" in printed(capsys, "eval", "nothing.pt", status=2)
+    assert "Did you mean 'expert'?" in printed(capsys, "eval", "expret", status=2)
 
 
 def test_single_numbers_and_matrices_are_learnt_from_and_plotted(folder: Path, capsys: pytest.CaptureFixture[str]):
