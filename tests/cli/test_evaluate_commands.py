@@ -159,11 +159,12 @@ def test_the_table_of_the_terminal_has_all_of_them(agent, shield, recorded, tmp_
     assert "effect size" in text
 
 
-def test_videos_show_both_side_by_side(agent, shield, recorded, tmp_path):
+def test_videos_show_both_side_by_side(agent, shield, recorded, tmp_path, capsys):
     av = pytest.importorskip("av")
     out = tmp_path / "out"
     more = ["--shield", shield, "--data", recorded, "--out", out, "--num-commands", 0, "--videos", 2]
     assert run("eval", agent, *EPISODES, "--command", *COMMAND, *more) == 0
+    assert "was never calibrated: it is now, at 5%, by" in " ".join(capsys.readouterr().err.split())
     numbers = json.loads((out / "evaluation.json").read_text())
     assert "obedience" not in numbers
     with av.open(str(out / "videos" / "episode_1000001.mp4")) as video:

@@ -18,6 +18,7 @@ import torch
 from worldline.cli.collect import check_built_for
 from worldline.cli.measured import OBEDIENCE, interval_text, obedience_texts
 from worldline.cli.runs import saved_model
+from worldline.cli.terminal import progress
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.envs.rows import RowEnv
@@ -79,6 +80,12 @@ def open_shield(path: Path, env: RowEnv, *, policy: Policy, device: str, data: R
                 f"Half of the {data.num_episodes} episodes of --data is to calibrate the shield in {folder}, which "
                 f"never was: {error}"
             ) from error
+        progress.print(
+            f"The shield in {folder} was never calibrated: it is now, at {_ALPHA:.0%}, by {half.num_episodes:,} of the "
+            f"{data.num_episodes:,} episodes of --data.",
+            soft_wrap=True,
+            markup=False,
+        )
     return shield
 
 
