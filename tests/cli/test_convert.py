@@ -134,9 +134,8 @@ def degrees(tmp_path, **columns):
     ("words", "expected", "bounds"),
     [
         (("data",), [[-1, -1], [0, 0], [1, 1]], ([-90, 10], [90, 30])),
-        (("-90", "90"), [[-1, 1 / 9], [0, 2 / 9], [1, 3 / 9]], ([-90], [90])),
+        (("-90", "90"), [[-1, 1 / 9], [0, 2 / 9], [1, 3 / 9]], (-90, 90)),
         (("-180", "180", "0", "40"), [[-0.5, -0.5], [0, 0], [0.5, 0.5]], ([-180, 0], [180, 40])),
-        (("Pendulum-v1",), [[-45, 5], [0, 10], [45, 15]], ([-2], [2])),  # one action there, whose range is for all here
     ],
 )
 def test_actions_are_taken_to_where_policies_act(tmp_path, words, expected, bounds):
@@ -153,14 +152,17 @@ def test_actions_are_taken_to_where_policies_act(tmp_path, words, expected, boun
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ((), "got nothing"),
         (("1",), "LOW HIGH"),
         (("1", "2", "3"), "LOW HIGH"),
         (("1", "x"), "LOW HIGH"),
         (("2", "1"), "below its high"),
         (("0", "inf"), "finite"),
         (("0", "1", "0", "1", "0", "1"), "3 bounds"),
+        (("0", "1e-44"), "scaled: actions has"),
+        (("Pendulum-v1",), "1 bounds, but"),
         (("CartPole-v1",), "choices"),
-        (("CartPole-v9",), "CartPole"),
+        (("dta",), "or 'data', or the id of an environment. There is no environment 'dta'"),
     ],
 )
 def test_bounds_that_cannot_be(tmp_path, capsys, words, message):
@@ -169,14 +171,52 @@ def test_bounds_that_cannot_be(tmp_path, capsys, words, message):
     assert not (tmp_path / "b.h5").exists()
 
 
+def test_the_range_of_an_environment(tmp_path):
+    episode = Episode(obs=np.zeros((2, 3)), actions=[[-2.0], [1.0]], rewards=np.zeros(2), terminated=True)
+    ReplayBuffer.from_episodes([episode], action_dim=1, action_sizes=()).save(tmp_path / "a.npz")
+    assert run("convert", tmp_path / "a.npz", tmp_path / "b.npz", "--scale-actions", "Pendulum-v1") == 0
+    (found,) = ReplayBuffer.load(tmp_path / "b.npz").episodes()
+    assert found.actions.tolist() == [[-1], [0.5]]
+
+
+def test_actions_beyond_the_bounds_are_counted(tmp_path, capsys):
+    assert run("convert", degrees(tmp_path), tmp_path / "b.npz", "--scale-actions", "-89", "89") == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search("warning: 2 of 6 actions of .* are beyond the bounds", told)
+
+
+def test_what_is_scaled_is_not_scaled_again(tmp_path, capsys):
+    assert run("convert", degrees(tmp_path), tmp_path / "b.npz", "--scale-actions", "data") == 0
+    assert run("convert", tmp_path / "b.npz", tmp_path / "c.npz", "--scale-actions", "data") == 2
+    assert "were scaled before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("num_actions", "is_kept"), [(14, True), (60, False)])
+def test_many_episodes_of_many_actions(tmp_path, num_actions, is_kept):
+    """The bounds are in the meta of every episode, of which a file takes no more than so much."""
+    actions = np.random.default_rng(0).uniform(-180, 180, (10_000, num_actions))
+    episodes = [
+        Episode(
+            obs=np.zeros((1, 1)), actions=row[None], rewards=np.zeros(1), terminated=True, meta={"language": "put it"}
+        )
+        for row in actions
+    ]
+    ReplayBuffer.from_episodes(episodes, action_dim=num_actions, action_sizes=()).save(tmp_path / "a.npz")
+    assert run("convert", tmp_path / "a.npz", tmp_path / "b.npz", "--scale-actions", "data") == 0
+    found = ReplayBuffer.load(tmp_path / "b.npz")
+    scaled = np.concatenate([episode.actions for episode in found.episodes()])
+    np.testing.assert_allclose([scaled.min(0), scaled.max(0)], [[-1] * num_actions, [1] * num_actions], atol=1e-5)
+    assert all(("action_low" in episode.meta) == is_kept for episode in found.episodes())
+
+
 def test_choices_have_no_scale(data, tmp_path, capsys):
     assert run("convert", data, tmp_path / "b.h5", "--scale-actions", "data") == 2
     assert "choices" in capsys.readouterr().err
 
 
 def test_what_never_changes_becomes_zero(tmp_path):
-    episode = Episode(obs=np.zeros((2, 1)), actions=[[5.0, 7.0], [5.0, 9.0]], rewards=np.zeros(2), terminated=True)
+    episode = Episode(obs=np.zeros((2, 1)), actions=[[5e17, 7.0], [5e17, 9.0]], rewards=np.zeros(2), terminated=True)
     ReplayBuffer.from_episodes([episode], action_dim=2, action_sizes=()).save(tmp_path / "a.npz")
     assert run("convert", tmp_path / "a.npz", tmp_path / "b.npz", "--scale-actions", "data") == 0
     (found,) = ReplayBuffer.load(tmp_path / "b.npz").episodes()
-    assert found.actions.tolist() == [[0, -1], [0, 1]]
+    np.testing.assert_allclose(found.actions, [[0, -1], [0, 1]], atol=1e-3)

@@ -45,6 +45,7 @@ def test_mujoco_episodes_are_functions_of_seed_and_actions():
 
 
 def test_rendering_without_a_display_is_silent():
+    pytest.importorskip("pygame")
     code = (
         "from worldline.envs.make import make_env\n"
         "env = make_env('CartPole-v1', observe='pixels')\n"

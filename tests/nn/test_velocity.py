@@ -31,7 +31,9 @@ def test_velocity_and_divergence_are_those_of_autograd(dims: int, rows: int, uni
     jacobians = jacobians_of(net, x, t, context)
     with torch.no_grad():
         offsets, encoded = net.offsets(t).unbind(), net.encode(context)
-        velocity, divergence = net.with_divergence(encoded)(x, offsets)
+        field = net.with_divergence(encoded)
+        velocity, divergence = field(x, offsets)
+        field(x + 1, offsets)  # has the same memory, and leaves what came before as it was
         assert torch.allclose(velocity, expected, atol=1e-5)
         assert torch.allclose(net.velocity(x, offsets, encoded), expected, atol=1e-5)
     assert torch.allclose(divergence, jacobians.diagonal(dim1=1, dim2=2).sum(-1), atol=1e-5)

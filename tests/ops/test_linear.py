@@ -223,4 +223,10 @@ def test_compiled_products_are_those_of_onednn():
 
 
 def test_the_compilers_operator_is_well_behaved():
-    torch.library.opcheck(ops._uncompiled_product, (noise(3, 5), noise(4, 5, seed=1), noise(4, seed=2)))
+    x, weight, bias = noise(40, 96), noise(160, 96, seed=1), noise(160, seed=2)
+    torch.library.opcheck(ops._uncompiled_product, (x, weight, bias))
+    torch.library.opcheck(ops._uncompiled_product, (noise(96, 40).t(), noise(96, 160).t(), None))
+
+
+def test_no_rows():
+    assert linear(torch.zeros(0, 3), torch.zeros(5, 3)).shape == (0, 5)

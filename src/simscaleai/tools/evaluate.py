@@ -64,7 +64,9 @@ def main(arguments: Sequence[str]) -> None:
     from worldline.cli.terminal import results
 
     if options.policy not in _NAMED and not Path(options.policy).exists():
-        raise FileError(f"There is no checkpoint {options.policy}. {nearest(options.policy, _NAMED)}")
+        raise FileError(
+            f"There is no checkpoint {options.policy}, and no policy of that name. {nearest(options.policy, _NAMED)}"
+        )
     model: Any = None if options.policy in _NAMED else load_trained(Path(options.policy), device=options.device)
     trained_with = model.image_size if isinstance(model, ImitationModel) else None
     env = make_env(options.env, image_size=options.image_size or trained_with)

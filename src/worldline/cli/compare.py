@@ -206,15 +206,15 @@ def _trainings(config: CompareConfig) -> dict[str, tuple[dict[str, Any], Trainin
         ConfigError: A model or a setting's family is unknown, does not act, or is named twice.
     """
     from worldline import registry
+    from worldline.protocols import Policy
 
     _ = config.way_of_acting  # refuses contradictions before anything is trained
     check_episodes(config.episodes)
     resolved = [registry.resolve(model) for model in config.models]
     for family, _ in resolved:
-        if not hasattr(registry.load(family, family.model), "act"):
+        if not issubclass(registry.load(family, family.model), Policy):
             raise ConfigError(
-                f"--models takes policies, and {family.name} chooses no actions by itself. `worldline eval` runs an "
-                "agent that is told a command, with --command, and with a shield, with --shield."
+                f"--models takes policies; {family.name} chooses no actions by itself. worldline eval takes commands."
             )
     names = [f"{family.name}:{size}" for family, size in resolved]
     if not names or len(set(names)) < len(names):

@@ -56,8 +56,20 @@ def mapped_folder(path: Path, import_to: Path, *, on_episodes: OnEpisodes | None
     return import_to
 
 
+def check_destination(path: Path) -> None:
+    """Check that `convert` may write to `path`.
+
+    Raises:
+        FileError: There is something already, or no folder to write it to.
+    """
+    if path.exists() or path.is_symlink():
+        raise FileError(f"{path} is there already. Choose another name, or delete it first.")
+    if not path.parent.is_dir():
+        raise FileError(f"There is no folder {path.parent}. Make it, or choose another.")
+
+
 def action_bounds_of(source: Path, *, max_bytes: int | None = None) -> ActionBounds:
-    """Return the range of each continuous action in data of any format, of which nothing else is read.
+    """Return the range of each continuous action in data of any format; videos are not decoded for it.
 
     Raises:
         FileError: The source is damaged.
@@ -86,8 +98,8 @@ def convert(
         destination: Where to write; it must not exist.
         name: The format to write; None: the one that the suffix of `destination` means.
         obs_keys: The observations to write, where they are a dict; None: all.
-        action_bounds: What becomes -1 and 1 of continuous actions that were recorded in units of their own; each
-            episode's meta then has it. None leaves actions as they are.
+        action_bounds: What becomes -1 and 1 of continuous actions that were recorded in units of their own; see
+            `ScaledRecording`. None leaves actions as they are.
         max_bytes: The most that the arrays of the source may take, instead of the format's own limit.
         on_episodes: Called from time to time.
 
@@ -98,10 +110,7 @@ def convert(
             so many bounds.
     """
     name = format_to_write(destination, name)
-    if destination.exists() or destination.is_symlink():
-        raise FileError(f"{destination} is there already. Choose another name, or delete it first.")
-    if not destination.parent.is_dir():
-        raise FileError(f"There is no folder {destination.parent}. Make it, or choose another.")
+    check_destination(destination)
     with read_recording(source, max_bytes=max_bytes, obs_keys=obs_keys) as opened:
         recording = opened if action_bounds is None else ScaledRecording(opened, action_bounds)
         counts = recording.num_episodes, recording.num_steps

@@ -27,7 +27,7 @@ def uses_onednn(x: Tensor) -> bool:
 
 
 def has_onednn(device: torch.device) -> bool:
-    """Tell whether a device's products can go through oneDNN: it is a CPU, and nothing is being compiled."""
+    """Tell whether a device's products may be cut to suit oneDNN: it is a CPU, and nothing is being compiled."""
     return _HAS_ONEDNN and device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -50,6 +50,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+# Registered at import, as the compiler finds operators by their names alone.
 @torch.library.custom_op("worldline::product", mutates_args=())
 def _uncompiled_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The product as one operator that the compiler takes as it is, where it would call MKL."""
@@ -100,7 +101,7 @@ def block_product(x: Tensor, weight: Tensor, parts: int = 1) -> Tensor:
 
 def _splits_blocks(x: Tensor) -> bool:
     """Tell whether block-diagonal products with `x` become one product a block."""
-    return uses_onednn(x) and has_onednn(x.device)
+    return uses_onednn(x) and not torch.compiler.is_compiling()
 
 
 def block_weight_grad(x: Tensor, grad: Tensor, blocks: int) -> Tensor:
@@ -159,7 +160,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not uses_onednn(x):
         return F.linear(x, weight, bias)
     flat: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
-    return flat.view(*x.shape[:-1], -1)
+    return flat.view(*x.shape[:-1], len(weight))
 
 
 def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, parts: int = 1) -> Tensor:

@@ -77,6 +77,7 @@ def layer_norm_mish(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) 
         result: Tensor = _LayerNormMish.apply(x, scale, shift, eps)  # type: ignore[no-untyped-call]
         return result
     # With m = -y and q = sigmoid(m)^2, mish(y) = m - 2 m / (1 + q): four passes where the gate by itself takes six.
+    # It is as exact in absolute terms (2e-6), but not relative to values that are nearly zero, below y = -8.
     minus: Tensor = F.layer_norm(x.float(), scale.shape, -scale, -shift, eps)
     return minus.addcdiv_(minus, torch.sigmoid(minus).square_().add_(1), value=-2)
 

@@ -256,4 +256,4 @@ def meta_from_bytes(path: Path, text: bytes, num_episodes: int) -> Sequence[Mapp
 
 def max_meta_bytes(num_episodes: int) -> int:
     """Return the most bytes of the `meta` of all episodes: parsed, JSON takes many times its length."""
-    return (1 << 20) + 256 * num_episodes
+    return (1 << 20) + 512 * num_episodes
