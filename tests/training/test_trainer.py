@@ -116,6 +116,14 @@ def test_nothing_left_to_do_is_a_warning() -> None:
     assert trainer.step == 21
 
 
+def test_a_warm_up_that_never_ends_is_a_warning() -> None:
+    for steps, is_told in ((20, True), (19, False)):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            Trainer(TinyModel(), make_config(total_steps=20, warmup_steps=steps)).train(TinySampler(), num_steps=1)
+        assert any("never reaches" in str(one.message) for one in told) == is_told
+
+
 @pytest.mark.parametrize("group", [{}, {"algorithm": "laprop", "eps": 1e-20, "agc": 0.3}])
 def test_a_resumed_run_ends_bit_equal(tmp_path: Path, group: dict[str, object]) -> None:
     def run(directory: Path, resume_from: Path | None = None) -> tuple[dict[int, Tensor], bytes]:

@@ -264,6 +264,13 @@ class Trainer(Generic[ModelT]):
                 "Pass num_steps, or a larger total_steps.",
                 stacklevel=3,
             )
+        config = self.config
+        if self.step == 0 and config.warmup_steps >= config.total_steps:
+            warnings.warn(
+                f"The learning rate rises for warmup_steps={config.warmup_steps}, but training ends after "
+                f"{config.total_steps}, so it never reaches {config.learning_rate:g}. Shorten the warm-up.",
+                stacklevel=3,
+            )
 
     def _loop(self, rng: RngState | None, interrupts: Interrupts) -> None:
         """Run the steps between the first and the last call of every callback."""
