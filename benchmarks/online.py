@@ -48,8 +48,9 @@ class Protocol:
 
 DREAMERV3 = "--batch-size 8 --sequence-length 32 --learning-rate 4e-4 --num-envs 4"
 SPARSE = f"{DREAMERV3} --replay-ratio 0.25 --eval-interval 500"
-# Twice as many updates, and the mean of the last 500 weights is what acts in evaluations.
-AVERAGED = f"{DREAMERV3} --replay-ratio 0.5 --ema-decay 0.998 --eval-interval 1000"
+# The mean of the last 500 weights is what acts in evaluations.
+MEAN = "--ema-decay 0.998"
+AVERAGED = f"{DREAMERV3} --replay-ratio 0.5 {MEAN} --eval-interval 1000"  # twice as many updates
 TDMPC2 = "--batch-size 256 --sequence-length 4 --replay-ratio 1 --num-envs 4 --eval-interval 2000"
 # With the published rates, values of a reward of 1 at every step reach one step further ahead in about 100 updates,
 # and a cart that drifts needs 80 steps of foresight.
@@ -69,6 +70,9 @@ PROTOCOLS = {
         model="dreamerv3:size1m", env="CartPole-v1", options=f"{SPARSE} --env-steps 20000", goal=475
     ),
     "cartpole-tdmpc2": Protocol(
+        model="tdmpc2:1m", env="CartPole-v1", options=f"{TDMPC2} {FAST_VALUES} {MEAN} --env-steps 20000", goal=475
+    ),
+    "cartpole-tdmpc2-short": Protocol(
         model="tdmpc2:1m", env="CartPole-v1", options=f"{TDMPC2} {FAST_VALUES} --env-steps 10000", goal=475
     ),
     "pendulum-dreamerv3": Protocol(
