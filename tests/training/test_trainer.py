@@ -117,7 +117,7 @@ def test_nothing_left_to_do_is_a_warning() -> None:
 
 
 def test_a_warm_up_that_never_ends_is_a_warning() -> None:
-    for steps, is_told in ((20, True), (19, False)):
+    for steps, is_told in ((21, True), (20, False)):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             Trainer(TinyModel(), make_config(total_steps=20, warmup_steps=steps)).train(TinySampler(), num_steps=1)

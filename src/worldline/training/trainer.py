@@ -265,7 +265,7 @@ class Trainer(Generic[ModelT]):
                 stacklevel=3,
             )
         config = self.config
-        if self.step == 0 and config.warmup_steps >= config.total_steps:
+        if self.step == 0 and config.warmup_steps > config.total_steps:
             warnings.warn(
                 f"The learning rate rises for warmup_steps={config.warmup_steps}, but training ends after "
                 f"{config.total_steps}, so it never reaches {config.learning_rate:g}. Shorten the warm-up.",
