@@ -60,7 +60,7 @@ FEW_SAMPLES = "--set episodic=false --set plan_samples=128 --set plan_elites=16"
 # 1,000 steps an episode, two to an action: 50,000 in all, as the published curves count.
 DMC = (
     "--batch-size 256 --sequence-length 4 --replay-ratio 1 --eval-interval 4000 --env-set action_repeat=2 "
-    f"{FEW_SAMPLES} --env-steps 25000"
+    f"{FEW_SAMPLES} {MEAN} --env-steps 25000"
 )
 PROTOCOLS = {
     "cartpole-dreamerv3": Protocol(
