@@ -224,8 +224,8 @@ def test_compiled_products_are_those_of_onednn():
 
 def test_the_compilers_operator_is_well_behaved():
     x, weight, bias = noise(40, 96), noise(160, 96, seed=1), noise(160, seed=2)
-    torch.library.opcheck(ops._uncompiled_product, (x, weight, bias))
-    torch.library.opcheck(ops._uncompiled_product, (noise(96, 40).t(), noise(96, 160).t(), None))
+    torch.library.opcheck(torch.ops.worldline.product.default, (x, weight, bias))
+    torch.library.opcheck(torch.ops.worldline.product.default, (noise(96, 40).t(), noise(96, 160).t(), None))
 
 
 def test_no_rows():

@@ -41,7 +41,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if len(x) * weight.numel() >= _MIN_WORK and uses_onednn(x):
         if torch.compiler.is_compiling():
-            traced: Tensor = _uncompiled_product(x, weight, bias)
+            traced: Tensor = torch.ops.worldline.product(x, weight, bias)
             return traced
         result: Tensor = torch.ops.mkldnn._linear_pointwise(
             x if x.stride(1) == 1 else _dense(x), _dense(weight), bias, "none", [], ""
@@ -50,16 +50,16 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-# Registered at import, as the compiler finds operators by their names alone.
-@torch.library.custom_op("worldline::product", mutates_args=())
-def _uncompiled_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product as one operator that the compiler takes as it is, where it would call MKL."""
-    return product(x, weight, bias)
-
-
-@_uncompiled_product.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _fake_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(len(x), len(weight))
+
+
+# The product as one operator that the compiler takes as it is, where it would call MKL. Registered at import, as the
+# compiler finds operators by their names alone; by a `Library`, whose calls cost 3 us, those of a `custom_op` 26.
+_library = torch.library.Library("worldline", "DEF")
+_library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_library.impl("product", product, "CPU")
+torch.library.register_fake("worldline::product", _fake_product)
 
 
 def _dense(matrix: Tensor) -> Tensor:
