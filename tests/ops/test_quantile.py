@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldline.ops.quantile import pinball_loss, quantile_log_density, rising_quantiles
+from worldline.ops.quantile import pinball_loss, quantile_log_density, quantile_log_tail, rising_quantiles
 
 
 def noise(*shape: int) -> Tensor:
@@ -65,6 +65,25 @@ def test_density_integrates_to_one():
     grid = torch.linspace(-120, 120, 240_001)
     density = quantile_log_density(quantiles[:, None].expand(3, len(grid), 9), grid.expand(3, -1), levels).exp()
     assert torch.allclose(density.sum(-1) * (240 / 240_000), torch.ones(3), atol=1e-3)
+
+
+def test_tail_by_hand():
+    quantiles, levels = torch.tensor([0.0, 1.0, 3.0]), torch.tensor([0.1, 0.5, 0.9])
+    targets = torch.tensor([1.0, 0.5, 2.0, 3.0, 4.0, -0.5])
+    # Half way between two quantiles, half of what is between them; above 3 a tail of 0.1 that falls by 2 each unit.
+    probabilities = torch.tensor([0.5, 0.3, 0.3, 0.1, 0.1 * math.exp(-2), 0.1 * math.exp(-0.5 * 4)])
+    found = quantile_log_tail(quantiles.expand(6, 3), targets, levels)
+    assert torch.allclose(found, (2 * probabilities).log(), atol=1e-6)
+
+
+def test_the_tail_is_what_the_density_sums_to():
+    levels = torch.linspace(0.05, 0.95, 9)
+    quantiles = rising_quantiles(noise(9))
+    grid = torch.linspace(-60, 60, 240_001)
+    expanded = quantiles.expand(len(grid), 9)
+    share = quantile_log_density(expanded, grid, levels).exp().double().cumsum(0) * (120 / 240_000)
+    expected = 2 * torch.minimum(share, share[-1] - share)
+    assert torch.allclose(quantile_log_tail(expanded, grid, levels).exp().double(), expected, atol=2e-3)
 
 
 def test_shapes_are_checked():

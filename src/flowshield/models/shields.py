@@ -54,7 +54,7 @@ class BaseShield(base.BaseShield, Adapted):
 
 
 class QuantileShield(BaseShield, quantile.QuantileShield):
-    """Flags returns outside an interval that holds most returns of the same state and horizon.
+    """Flags returns in the tails of those of the same state and horizon.
 
     Args:
         state_dim: Numbers of a state.

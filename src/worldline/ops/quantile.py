@@ -5,6 +5,8 @@ Koenker & Bassett, "Regression Quantiles" (1978). `levels [K]` rise within (0, 1
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,14 +43,41 @@ def quantile_log_density(quantiles: Tensor, target: Tensor, levels: Tensor) -> T
     with all of the probability that is left. It integrates to 1.
     """
     _check(quantiles, target, levels)
-    pieces = levels.diff().log() - quantiles.diff(dim=-1).clamp(min=1e-12).log()  # [..., K - 1]
-    # The piece that the target is in; where it is outside, the nearest one
-    index = (target[..., None] > quantiles[..., 1:-1]).sum(-1, keepdim=True)  # [..., 1]
-    inside = pieces.gather(-1, index)[..., 0]
+    pieces = _log_densities(quantiles, levels)
+    below, above = _beyond(quantiles, target, levels, pieces)
+    return pieces.gather(-1, _piece(quantiles, target))[..., 0] - below - above
+
+
+def quantile_log_tail(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
+    """Return how likely values at least as extreme as `target [...]` are, `[...]` in nats, in the same distribution.
+
+    It is log(2 min(P(Y <= target), P(Y >= target))): 0 at the median, and falling on both sides of it.
+    """
+    _check(quantiles, target, levels)
+    pieces = _log_densities(quantiles, levels)
+    below, above = _beyond(quantiles, target, levels, pieces)
+    index = _piece(quantiles, target)
+    start, density = quantiles.gather(-1, index)[..., 0], pieces.gather(-1, index)[..., 0].exp()
+    share = levels[index[..., 0]] + density * (target.clamp(quantiles[..., 0], quantiles[..., -1]) - start)
+    share = share.clamp(levels[0], levels[-1])  # against rounding
+    return torch.minimum(share.log() - below, (-share).log1p() - above) + math.log(2)
+
+
+def _log_densities(quantiles: Tensor, levels: Tensor) -> Tensor:
+    """Return the log-density between neighbouring quantiles, `[..., K - 1]`."""
+    return levels.diff().log() - quantiles.diff(dim=-1).clamp(min=1e-12).log()
+
+
+def _piece(quantiles: Tensor, target: Tensor) -> Tensor:
+    """Return between which two quantiles the target is, `[..., 1]`; where it is outside, the nearest two."""
+    return (target[..., None] > quantiles[..., 1:-1]).sum(-1, keepdim=True)
+
+
+def _beyond(quantiles: Tensor, target: Tensor, levels: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
+    """Return by how many nats the tails have fallen at the target, `[...]` below and above all quantiles."""
     below, above = (quantiles[..., 0] - target).clamp(min=0), (target - quantiles[..., -1]).clamp(min=0)
     # A tail of probability m that begins at density f falls at the rate f / m.
-    tails = below * pieces[..., 0].exp() / levels[0] + above * pieces[..., -1].exp() / (1 - levels[-1])
-    return inside - tails
+    return below * pieces[..., 0].exp() / levels[0], above * pieces[..., -1].exp() / (1 - levels[-1])
 
 
 def _check(quantiles: Tensor, target: Tensor, levels: Tensor) -> None:

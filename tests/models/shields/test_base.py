@@ -317,3 +317,11 @@ def test_the_excess_is_zero_on_the_boundary(model: str, data: ReplayBuffer, held
     assert torch.equal(flagged[excess <= 0], built.state_score(states[excess <= 0]) > built.thresholds[0])
     projected = built.project(states, commands)
     assert bool((built.excess(states, projected) <= 0).all())
+
+
+def test_some_anchor_is_typical_in_every_state(model: str, data: ReplayBuffer):
+    built = shield(model, data)
+    states = built.states(random_commands(40)[0])
+    with torch.no_grad():
+        scores = built.scorer(states)(built.anchors(states, torch.zeros(40, 2)))
+    assert (scores.amin(1) < 1e-5).all()

@@ -3,8 +3,8 @@
 Where the allowed set lies is known through one function alone: `excess`, which is at most 0 inside. In order:
 
 1. A command that is allowed is its own answer, and so is one that only needs its horizon raised.
-2. Of the anchors, commands of which one is allowed by construction, take the nearest allowed one, and go from there
-   towards the command as far as bisection finds the way open: a point of the boundary.
+2. From the anchors, commands of which one is allowed by construction, go towards the command as far as bisection finds
+   the way open, and take the nearest point that an allowed anchor leads to: one of the boundary.
 3. Walk along the boundary: replace `excess` by its tangent plane, whose gradient is two finite differences, and go
    towards the point of that half-plane that is nearest to the command, by at most a step's size. Take the nearest of
    several allowed points on this way and within; where there is none, halve the step.
@@ -45,8 +45,7 @@ def nearest_allowed(
     wanted = command.maximum(low)
     points = torch.cat((wanted[:, None], anchors), 1)  # [B, 1 + M, 2]
     is_allowed = excess(points) <= 0  # [B, 1 + M]; false where it is NaN
-    best = _nearest(points, is_allowed, wanted)[0]
-    best = _towards(excess, best, wanted)
+    best = _nearest(_towards(excess, points, wanted[:, None]), is_allowed, wanted)[0]
     size = torch.full_like(best[:, :1], step_size)  # [B, 1]
     for _ in range(num_steps):
         tried = _moves(excess, best, wanted, size).maximum(low)  # [B, K, 2]
@@ -54,7 +53,7 @@ def nearest_allowed(
         is_nearer = found & (_distance(nearest, wanted) < _distance(best, wanted))
         best = torch.where(is_nearer[:, None], nearest, best)
         size = torch.where(is_nearer[:, None], size, size / 2)
-    return _towards(excess, best, wanted)
+    return _towards(excess, best[:, None], wanted[:, None])[:, 0]
 
 
 def _nearest(points: Tensor, is_allowed: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,14 +64,14 @@ def _nearest(points: Tensor, is_allowed: Tensor, wanted: Tensor) -> tuple[Tensor
 
 
 def _towards(excess: Excess, inside: Tensor, wanted: Tensor) -> Tensor:
-    """Return the point `[B, 2]` up to which the way from `inside` to `wanted` is found to be allowed."""
-    share, width = torch.zeros_like(inside[:, :1]), 1.0  # how much of the way is open, [B, 1]
-    whole = excess(wanted[:, None]) <= 0  # [B, 1]
+    """Return the points up to which the ways from `inside [B, N, 2]` to `wanted [B, 1, 2]` are found to be allowed."""
+    share, width = torch.zeros_like(inside[..., 0]), 1.0  # how much of the way is open, [B, N]
+    whole = excess(wanted) <= 0  # [B, 1]
     for _ in range(_BISECTIONS):
         width /= 2
-        middle = torch.lerp(inside, wanted, share + width)
-        share = torch.where(excess(middle[:, None]) <= 0, share + width, share)
-    return torch.where(whole, wanted, torch.lerp(inside, wanted, share))
+        middle = torch.lerp(inside, wanted, (share + width)[..., None])
+        share = torch.where(excess(middle) <= 0, share + width, share)
+    return torch.where(whole[..., None], wanted, torch.lerp(inside, wanted, share[..., None]))
 
 
 def _moves(excess: Excess, point: Tensor, wanted: Tensor, size: Tensor) -> Tensor:

@@ -1,9 +1,13 @@
-"""A shield by quantile regression (Koenker & Bassett 1978), calibrated much as by Romano, Patterson & Candes (2019).
+"""A shield by quantile regression (Koenker & Bassett 1978), calibrated much as by Chernozhukov, Wuthrich & Zhu
+("Distributional conformal prediction", 2021).
 
-The quantiles of the return are learnt, given the state and the horizon. With the central interval [q_lo, q_hi], which
-holds `tau` of the returns,
+The quantiles of the return are learnt, given the state and the horizon, and with them its distribution P: uniform
+between two quantiles, exponential beyond. A return is unusual where few are as extreme:
 
-    score(state, horizon, return) = |return - (q_lo + q_hi) / 2| / ((q_hi - q_lo) / 2 + smoothing)
+    score(state, horizon, return) = -log(2 min(P(Y <= return), P(Y >= return)))
+
+0 for the median. Where landing returns 280 to 300 and crashing -100, and both are common, 400 is far beyond: it counts
+how far the returns near that end are apart, not the width of the whole.
 
 The horizon is not judged, only what is to be achieved in it: more time than the data ever took is not unsafe in itself,
 and is read as the longest that it took. This is the cheapest shield, and blind to horizons that are impossible in a
@@ -22,7 +26,7 @@ from torch import Tensor
 from worldline.batch import Obs
 from worldline.models.shields.base import BaseShield, Scorer, ShieldConfig
 from worldline.nn.layers import MLP, Linear
-from worldline.ops.quantile import pinball_loss, quantile_log_density, rising_quantiles
+from worldline.ops.quantile import pinball_loss, quantile_log_density, quantile_log_tail, rising_quantiles
 from worldline.statistics import ColumnStatistics
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -37,8 +41,8 @@ class QuantileShieldConfig(ShieldConfig):
     """Settings of the quantile shield; the defaults are those of size small."""
 
     layers: int = 3
-    tau: float = 0.9  # share of the returns within the central interval
-    num_quantiles: int = 17  # K, from one end of that interval to the other
+    tau: float = 0.9  # share of the returns between the outermost quantiles
+    num_quantiles: int = 17  # K, the outermost among them
 
     @staticmethod
     def bounds() -> dict[str, tuple[float, float]]:
@@ -47,7 +51,7 @@ class QuantileShieldConfig(ShieldConfig):
 
 
 class QuantileShield(BaseShield):
-    """Flags returns outside an interval that holds most returns of the same state and horizon."""
+    """Flags returns in the tails of those of the same state and horizon."""
 
     family: ClassVar[str] = "quantile_shield"
     levels: Tensor
@@ -56,7 +60,6 @@ class QuantileShield(BaseShield):
     def __init__(self, config: QuantileShieldConfig) -> None:
         super().__init__(config)
         outside = (1 - config.tau) / 2
-        self.smoothing = max(config.smoothing, 1e-3)
         self.register_buffer("levels", torch.linspace(outside, 1 - outside, config.num_quantiles), persistent=False)
         self.register_buffer("horizons", torch.zeros(2))  # the range of the data, normalised
         self.net = MLP(self.state_dim + 1, config.units, config.layers)
@@ -87,32 +90,30 @@ class QuantileShield(BaseShield):
         return density - self.commands.scale[1].log()
 
     def scorer(self, states: Tensor) -> Scorer:
-        """Return what tells how far returns are from the middle of the central interval, in half widths of it."""
+        """Return what tells how unlikely returns as extreme are, in nats."""
 
         def score(commands: Tensor) -> Tensor:
             rows = states.repeat_interleave(commands.shape[1], 0)
             quantiles = self._quantiles(rows, commands[..., 0].flatten()).unflatten(0, commands.shape[:2])
-            middle, half_width = _interval(quantiles)
-            return (commands[..., 1] - middle).abs() / (half_width + self.smoothing)
+            return -quantile_log_tail(quantiles, commands[..., 1], self.levels)
 
         return score
 
     def anchors(self, states: Tensor, commands: Tensor) -> Tensor:
-        """Return middles of intervals `[B, M, 2]`, at the command's horizon and at some over the range of the data."""
+        """Return medians `[B, M, 2]`, at the command's horizon and at some over the range of the data."""
         shares = torch.linspace(0, 1, _NUM_ANCHORS - 1, device=states.device)
         spread = torch.lerp(self.horizons[0], self.horizons[1], shares).expand(len(states), -1)
         horizons = torch.cat((commands[:, :1], spread), 1).clamp(min=self._low[0])  # [B, M]
         rows = states.repeat_interleave(_NUM_ANCHORS, 0)
         quantiles = self._quantiles(rows, horizons.flatten()).unflatten(0, horizons.shape)
-        return torch.stack((horizons, _interval(quantiles)[0]), -1)
+        return torch.stack((horizons, self._middle(quantiles)), -1)
 
     def _quantiles(self, states: Tensor, horizons: Tensor) -> Tensor:
         """Return normalised quantiles `[N, K]` for states `[N, S]` and horizons `[N]`."""
         within = horizons.clamp(self.horizons[0], self.horizons[1])
         return rising_quantiles(self.head(self.net(torch.cat((states, within[:, None]), 1))))
 
-
-def _interval(quantiles: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the middle and half the width of the central interval, `[...]` each, of quantiles `[..., K]`."""
-    low, high = quantiles[..., 0], quantiles[..., -1]
-    return (low + high) / 2, (high - low) / 2
+    def _middle(self, quantiles: Tensor) -> Tensor:
+        """Return the median, `[...]`, of quantiles `[..., K]`."""
+        last = self.config.num_quantiles - 1
+        return (quantiles[..., last // 2] + quantiles[..., (last + 1) // 2]) / 2
