@@ -106,14 +106,15 @@ class QuantileShield(BaseShield):
         horizons = torch.cat((commands[:, :1], spread), 1).clamp(min=self._low[0])  # [B, M]
         rows = states.repeat_interleave(_NUM_ANCHORS, 0)
         quantiles = self._quantiles(rows, horizons.flatten()).unflatten(0, horizons.shape)
-        return torch.stack((horizons, self._middle(quantiles)), -1)
+        return torch.stack((horizons, _median(quantiles)), -1)
 
     def _quantiles(self, states: Tensor, horizons: Tensor) -> Tensor:
         """Return normalised quantiles `[N, K]` for states `[N, S]` and horizons `[N]`."""
         within = horizons.clamp(self.horizons[0], self.horizons[1])
         return rising_quantiles(self.head(self.net(torch.cat((states, within[:, None]), 1))))
 
-    def _middle(self, quantiles: Tensor) -> Tensor:
-        """Return the median, `[...]`, of quantiles `[..., K]`."""
-        last = self.config.num_quantiles - 1
-        return (quantiles[..., last // 2] + quantiles[..., (last + 1) // 2]) / 2
+
+def _median(quantiles: Tensor) -> Tensor:
+    """Return the median, `[...]`, of quantiles `[..., K]`."""
+    last = quantiles.shape[-1] - 1
+    return (quantiles[..., last // 2] + quantiles[..., (last + 1) // 2]) / 2
