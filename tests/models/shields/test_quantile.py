@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from models.shields.small_world import recorded, shield
 
 
