@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
 from worldline.errors import ConfigError, DataError
-from worldline.models.bc import BC, BCConfig
-from worldline.models.flow_policy import FlowPolicy, FlowPolicyConfig
 from worldline.models.inputs import InputLayer, Layout
 from worldline.statistics import ColumnStatistics
 
@@ -66,17 +61,3 @@ def test_images_are_moved_in_training_only():
     assert torch.equal(still, layer.eval()({"obs": images}).images)
     assert not torch.equal(moved, still)
     assert layer.is_fitted, "there are no numbers to fit"
-
-
-def test_actions_out_of_range_are_told():
-    """Degrees or metres are learnt and then cut off at 1, so that nothing seems wrong but what the robot does."""
-    actions = np.linspace([-1.0, -1.2], [1.0, 30.0], 20)
-    statistics = {"obs": ColumnStatistics.of([actions]), "actions": ColumnStatistics.of([actions])}
-    settings: dict[str, Any] = {"obs_shape": (2,), "action_dim": 2, "action_type": "continuous"}
-    models = [BC(BCConfig(**settings, normalization="standard")), FlowPolicy(FlowPolicyConfig(**settings))]
-    for model in models:
-        with pytest.warns(UserWarning, match=r"from -1.2 to 30, .* in \[-1, 1\]"):
-            model.fit(statistics)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            model.fit({**statistics, "actions": ColumnStatistics.of([actions / 30])})

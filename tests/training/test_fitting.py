@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worldline.batch import Batch, WindowSpec
+from worldline.create import create_model
 from worldline.data.buffer import ReplayBuffer
 from worldline.errors import DataError
 from worldline.models.base import Model
@@ -18,6 +20,7 @@ from worldline.nn.normalizer import Normalizer
 from worldline.statistics import ColumnStatistics
 from worldline.training.callbacks.checkpoint import CheckpointCallback
 from worldline.training.config import TrainingConfig
+from worldline.training.source import warn_of_range
 from worldline.training.trainer import Trainer
 
 
@@ -84,3 +87,43 @@ def test_data_without_statistics_says_what_to_do() -> None:
     batches = [make_buffer(1.0).sample(4, 2, windows=Scaled.windows)]
     with pytest.raises(DataError, match="statistics"):
         Trainer(Scaled(), TrainingConfig(total_steps=1, batch_size=4)).train(batches)
+
+
+def looked_at(model: str, actions: np.ndarray, action_type: str = "continuous") -> None:
+    """Let a batch with these actions `[40, 2]` be looked at as the first one of a run."""
+    buffer = ReplayBuffer(100, (3,), 2, action_sizes=() if action_type == "continuous" else (2,))
+    buffer.add_episode(np.zeros((40, 3)), actions, np.zeros(40), terminated=True)
+    built = create_model(model, obs_shape=(3,), action_dim=2, action_type=action_type)
+    warn_of_range(built, buffer.sample(8, 4))
+
+
+@pytest.mark.parametrize("model", ["bc:small", "udrl:small", "flow_policy:small", "dreamerv3:size1m", "tdmpc2:1m"])
+def test_actions_out_of_range_are_told(model: str):
+    """Degrees or torques are learnt and then cut off at 1, so that nothing seems wrong but what the agent does."""
+    actions = np.tile([[-1.2, 1.0], [0.5, 30.0]], (20, 1))
+    with pytest.warns(UserWarning, match=r"from -1.2 to 30, .* in \[-1, 1\]"):
+        looked_at(model, actions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        looked_at(model, actions / 30)
+
+
+@pytest.mark.parametrize(("model", "action_type"), [("shield:quantile", "continuous"), ("bc:small", "discrete")])
+def test_where_actions_have_no_range_nothing_is_told(model: str, action_type: str):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        looked_at(
+            model,
+            np.tile([[0.0, 30.0], [30.0, 0.0]], (20, 1)) / (1 if action_type == "continuous" else 30),
+            action_type,
+        )
+
+
+def test_the_range_is_looked_at_once():
+    buffer = ReplayBuffer(100, (3,), 2, action_sizes=())
+    buffer.add_episode(np.zeros((40, 3)), np.full((40, 2), 2.0), np.zeros(40), terminated=True)
+    model = create_model("bc:small", obs_shape=(3,), action_dim=2, action_type="continuous")
+    trainer = Trainer(model, TrainingConfig(total_steps=4, batch_size=8, sequence_length=1, device="cpu"), callbacks=[])
+    with pytest.warns(UserWarning, match="from 2 to 2") as told:
+        trainer.train(buffer)
+    assert sum("of the first batch" in str(warning.message) for warning in told) == 1

@@ -34,7 +34,7 @@ from worldline.mode import evaluating
 from worldline.models.base import Model
 from worldline.models.choices import check_actions, choices_log_prob, choices_of, choose
 from worldline.models.features import FeatureEncoder
-from worldline.models.inputs import InputLayer, Layout, check_image_settings, warn_of_range
+from worldline.models.inputs import InputLayer, Layout, check_image_settings
 from worldline.models.observations import ObservationSettings, blank, named_obs
 from worldline.nn.normed import NormedMLP
 from worldline.ops.distributions import normal_log_prob
@@ -103,8 +103,6 @@ class BC(Model):
     def fit(self, statistics: Mapping[str, ColumnStatistics]) -> None:
         """Take the statistics of the data, as `ReplayBuffer.statistics` returns them."""
         self.inputs.fit(statistics)
-        if not self.config.choices and "actions" in statistics:
-            warn_of_range(statistics["actions"])
 
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "loss", and "accuracy" of the likeliest choices or "absolute_error" of the mean actions.

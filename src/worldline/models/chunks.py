@@ -27,7 +27,7 @@ from worldline.errors import ConfigError, DataError
 from worldline.mode import evaluating
 from worldline.models.base import Model
 from worldline.models.execution import ChunkState, advance, blend, remember
-from worldline.models.inputs import InputLayer, Inputs, Layout, check_image_settings, column_of, warn_of_range
+from worldline.models.inputs import InputLayer, Inputs, Layout, check_image_settings, column_of
 from worldline.models.observations import ObservationSettings, named_obs
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.masking import extend, masked_mean
@@ -113,9 +113,7 @@ class ChunkPolicy(Model):
             DataError: The data lacks a column, or has other shapes.
         """
         self.inputs.fit(statistics)
-        actions = column_of(statistics, "actions")
-        self.actions.fit(actions)
-        warn_of_range(actions)
+        self.actions.fit(column_of(statistics, "actions"))
 
     def compute_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "loss" and other scalars; "loss" is a mean over all real actions.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Literal
 
@@ -21,7 +20,7 @@ from worldline.models.observations import check_shapes
 from worldline.nn.normalizer import Normalizer
 from worldline.ops.augment import random_shift
 from worldline.ops.twohot import symlog
-from worldline.statistics import ColumnStatistics, flat_statistics, is_out_of_range
+from worldline.statistics import ColumnStatistics, flat_statistics
 
 LANGUAGE = "language"  # the name of observations that are text
 
@@ -146,18 +145,6 @@ def column_of(statistics: Mapping[str, ColumnStatistics], name: str) -> ColumnSt
             "Train it on data that has this column."
         )
     return statistics[name]
-
-
-def warn_of_range(actions: ColumnStatistics) -> None:
-    """Warn where continuous actions are beyond what a policy can take: they would be learnt, and then cut off."""
-    if is_out_of_range(actions.low, actions.high).any():
-        low, high = actions.low.min(), actions.high.max()
-        warnings.warn(
-            f"The actions of the data are from {low:.4g} to {high:.4g}, but policies act in [-1, 1] and cut off what "
-            "is beyond. Scale them (worldline convert SRC DST --scale-actions LOW HIGH), and back where they are "
-            "carried out.",
-            stacklevel=2,
-        )
 
 
 def check_image_settings(widths: tuple[int, ...], shift: int) -> None:

@@ -36,7 +36,6 @@ from worldline.errors import ConfigError, DataError, nearest
 from worldline.mode import evaluating
 from worldline.models.base import Model
 from worldline.models.choices import check_actions, choices_log_prob, choices_of, choose
-from worldline.models.inputs import warn_of_range
 from worldline.models.observations import ObservationSettings, blank, check_shapes, named_obs
 from worldline.nn.film import ACTIVATIONS, FiLMNet
 from worldline.nn.normalizer import Normalizer
@@ -133,8 +132,6 @@ class UDRL(Model):
             DataError: They are of other shapes than the model's.
         """
         self.obs_normalizer.fit(flat_statistics([statistics[name] for name in self._columns]))
-        if self.config.action_type == "continuous" and "actions" in statistics:
-            warn_of_range(statistics["actions"])
         commands = statistics["commands"]
         self.command_normalizer.fit(commands)
         self.command_low.copy_(torch.from_numpy(commands.low))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -10,7 +11,8 @@ import torch
 
 from worldline.batch import PLAIN_WINDOWS, Batch, BatchRequest, WindowSpec, share
 from worldline.errors import ConfigError, DataError
-from worldline.protocols import ChoosesWindows, Fitted, HasStatistics, Sampler, Seekable
+from worldline.protocols import ChoosesWindows, Commanded, Fitted, HasStatistics, Policy, Sampler, Seekable
+from worldline.statistics import is_out_of_range
 
 
 @runtime_checkable
@@ -108,6 +110,24 @@ def fit_once(model: object, data: object) -> None:
     """Give `model` the statistics of its first data, where it wants them and the data has them."""
     if isinstance(model, Fitted) and not model.is_fitted and isinstance(data, HasStatistics):
         model.fit(data.statistics())
+
+
+def warn_of_range(model: object, batch: Batch) -> None:
+    """Warn where a policy is to learn continuous actions that it cannot take. Waits for the device."""
+    is_continuous = getattr(getattr(model, "config", None), "action_type", None) == "continuous"
+    if not is_continuous or not isinstance(model, Policy | Commanded):
+        return
+    actions = batch.actions[batch.step_mask].double()
+    if not actions.numel():
+        return
+    low, high = actions.aminmax(dim=0)
+    if is_out_of_range(low.cpu().numpy(), high.cpu().numpy()).any():
+        warnings.warn(
+            f"The actions of the first batch are from {low.min():.4g} to {high.max():.4g}, but models act in [-1, 1] "
+            "and cut off what is beyond. Scale them (worldline convert SRC DST --scale-actions LOW HIGH), and back "
+            "where they are carried out.",
+            stacklevel=2,
+        )
 
 
 def _seeking(seek: Callable[..., None], seed: int, place: dict[str, int]) -> Callable[[int], None]:

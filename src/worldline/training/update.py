@@ -23,6 +23,7 @@ from worldline.training.optim import GradNorms, Optimizer, build_optimizer
 from worldline.training.parallel import Parallel, parallelise
 from worldline.training.recovery import RollBack, Skip
 from worldline.training.scaling import LossScaler
+from worldline.training.source import warn_of_range
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PARTS = ("average", "scaler", "anomalies")  # of the state, besides the optimiser's
@@ -97,6 +98,8 @@ class Updater:
             NonFiniteError: A loss or gradient of this or an earlier step was NaN or infinite (see `AnomalyWatch`).
             AnomalyError: A loss was far above those before it.
         """
+        if step == 1:
+            warn_of_range(self._model, batch)
         rng = seeding.rng_state()
         optimizer = self.optimizer
         if self._roll_back is not None:
