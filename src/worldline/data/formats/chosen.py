@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from worldline.data.block import EpisodeBlock
-from worldline.data.formats.recording import Recording
+from worldline.data.formats.recording import Recording, WrappedRecording
 from worldline.errors import DataError
 
 
-class ChosenRecording(Recording):
+class ChosenRecording(WrappedRecording):
     """An open file of which only some observations are read.
 
     Args:
@@ -27,12 +27,9 @@ class ChosenRecording(Recording):
         if not obs_keys or any(key not in known for key in obs_keys):
             found = f"the observations {', '.join(known)[:400]}" if known else "one observation without a name"
             raise DataError(f"obs_keys is {list(obs_keys)}, but {whole.path} has {found}. Give some of those.")
-        self._whole = whole
+        super().__init__(whole)
         self._names = [f"obs.{key}" for key in obs_keys]
         whole.unread = frozenset(f"obs.{key}" for key in known.keys() - set(obs_keys))
-        self.path, self.num_episodes, self.num_steps = whole.path, whole.num_episodes, whole.num_steps
-        self.capacity = whole.capacity
-        self.num_orphan_rows, self.left_out, self.is_checked = whole.num_orphan_rows, whole.left_out, whole.is_checked
         self.spec = dataclasses.replace(whole.spec, obs_shape={key: known[key] for key in obs_keys})
         dtypes = whole.obs_dtype
         self.obs_dtype = {key: dtypes[key] for key in obs_keys} if isinstance(dtypes, dict) else dtypes
@@ -45,7 +42,3 @@ class ChosenRecording(Recording):
             del block, obs, final_obs
             yield chosen
             del chosen
-
-    def close(self) -> None:
-        """Close the file."""
-        self._whole.close()

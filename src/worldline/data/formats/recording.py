@@ -76,6 +76,28 @@ class Recording(abc.ABC):
         self.close()
 
 
+class WrappedRecording(Recording):
+    """An open file of which something is changed as it is read; all else is the same.
+
+    Args:
+        whole: The file, which this closes.
+    """
+
+    def __init__(self, whole: Recording) -> None:
+        self._whole = whole
+        self.path, self.spec, self.obs_dtype, self.capacity = whole.path, whole.spec, whole.obs_dtype, whole.capacity
+        self.num_episodes, self.num_steps, self.num_orphan_rows = (
+            whole.num_episodes,
+            whole.num_steps,
+            whole.num_orphan_rows,
+        )
+        self.left_out, self.is_checked = whole.left_out, whole.is_checked
+
+    def close(self) -> None:
+        """Close the file."""
+        self._whole.close()
+
+
 def check_size(path: Path, num_bytes: int, file_bytes: int, max_bytes: int | None, *, ratio: int = MAX_RATIO) -> None:
     """Check what the arrays of a file declare against what a file of its size can hold.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from worldline.data.block import EpisodeBlock
-from worldline.data.formats.recording import Recording
+from worldline.data.formats.recording import Recording, WrappedRecording
 from worldline.episode import Array, check_finite
 from worldline.errors import DataError
 from worldline.statistics import ColumnStatistics, is_out_of_range
@@ -55,7 +55,7 @@ class ActionBounds:
         return scaled
 
 
-class ScaledRecording(Recording):
+class ScaledRecording(WrappedRecording):
     """An open file whose actions are scaled as they are read.
 
     Each episode's meta keeps the bounds, as "action_low" and "action_high", unless they are very many: an action `a` of
@@ -76,10 +76,8 @@ class ScaledRecording(Recording):
                 f"There are {bounds.low.size} bounds, but {whole.path} has {whole.spec.action_dim} actions. Give one "
                 "low and one high for each, or one of both for all."
             )
-        self._whole, self._bounds = whole, bounds
-        self.path, self.num_episodes, self.num_steps = whole.path, whole.num_episodes, whole.num_steps
-        self.spec, self.obs_dtype, self.capacity = whole.spec, whole.obs_dtype, whole.capacity
-        self.num_orphan_rows, self.left_out, self.is_checked = whole.num_orphan_rows, whole.left_out, whole.is_checked
+        super().__init__(whole)
+        self._bounds = bounds
 
     def blocks(self) -> Iterator[EpisodeBlock]:
         """Return the episodes with scaled actions; warn in the end where actions were beyond the bounds.
@@ -111,10 +109,6 @@ class ScaledRecording(Recording):
                 "bounds, and so beyond [-1, 1] where policies act, which cut them off.",
                 stacklevel=2,
             )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._whole.close()
 
 
 def _check_continuous(recording: Recording) -> None:
