@@ -3,8 +3,8 @@
 Where the allowed set lies is known through one function alone: `excess`, which is at most 0 inside. In order:
 
 1. A command that is allowed is its own answer, and so is one that only needs its horizon raised.
-2. From the anchors, commands of which one is allowed by construction, go towards the command as far as bisection finds
-   the way open, and take the nearest point that an allowed anchor leads to: one of the boundary.
+2. From the anchors, commands of which one is allowed by construction, go towards the command about as far as the way is
+   open. From the nearest point that an allowed anchor leads to, go on to where bisection finds the boundary.
 3. Walk along the boundary: replace `excess` by its tangent plane, whose gradient is two finite differences, and go
    towards the point of that half-plane that is nearest to the command, by at most a step's size. Take the nearest of
    several allowed points on this way and within; where there is none, halve the step.
@@ -23,7 +23,7 @@ from torch import Tensor
 # Points of commands `[B, N, 2]`, normalised -> how far each is beyond the allowed set, `[B, N]`; at most 0 inside
 Excess = Callable[[Tensor], Tensor]
 
-_BISECTIONS = 10
+_BISECTIONS, _COARSE_BISECTIONS = 10, 4
 _DIFFERENCE = 1e-2  # of finite differences, in normalised units
 _LENGTHS = (1.0, 0.5, 0.25, 1.0, 0.5, 1.0)  # of the move to each point that is tried, as shares of the step
 _DEPTHS = (0.0, 0.0, 0.0, 0.25, 0.25, 1.0)  # how far inside of it, in squares of the move: for boundaries that curve
@@ -45,7 +45,9 @@ def nearest_allowed(
     wanted = command.maximum(low)
     points = torch.cat((wanted[:, None], anchors), 1)  # [B, 1 + M, 2]
     is_allowed = excess(points) <= 0  # [B, 1 + M]; false where it is NaN
-    best = _nearest(_towards(excess, points, wanted[:, None]), is_allowed, wanted)[0]
+    reached = _towards(excess, points, wanted[:, None], num_bisections=_COARSE_BISECTIONS)
+    best = _nearest(reached, is_allowed, wanted)[0]
+    best = _towards(excess, best[:, None], wanted[:, None])[:, 0]
     size = torch.full_like(best[:, :1], step_size)  # [B, 1]
     for _ in range(num_steps):
         tried = _moves(excess, best, wanted, size).maximum(low)  # [B, K, 2]
@@ -63,11 +65,11 @@ def _nearest(points: Tensor, is_allowed: Tensor, wanted: Tensor) -> tuple[Tensor
     return points[torch.arange(len(points), device=points.device), index], is_allowed.any(1)
 
 
-def _towards(excess: Excess, inside: Tensor, wanted: Tensor) -> Tensor:
+def _towards(excess: Excess, inside: Tensor, wanted: Tensor, *, num_bisections: int = _BISECTIONS) -> Tensor:
     """Return the points up to which the ways from `inside [B, N, 2]` to `wanted [B, 1, 2]` are found to be allowed."""
     share, width = torch.zeros_like(inside[..., 0]), 1.0  # how much of the way is open, [B, N]
     whole = excess(wanted) <= 0  # [B, 1]
-    for _ in range(_BISECTIONS):
+    for _ in range(num_bisections):
         width /= 2
         middle = torch.lerp(inside, wanted, (share + width)[..., None])
         share = torch.where(excess(middle) <= 0, share + width, share)
