@@ -164,7 +164,7 @@ def test_videos_show_both_side_by_side(agent, shield, recorded, tmp_path, capsys
     out = tmp_path / "out"
     more = ["--shield", shield, "--data", recorded, "--out", out, "--num-commands", 0, "--videos", 2]
     assert run("eval", agent, *EPISODES, "--command", *COMMAND, *more) == 0
-    assert "was never calibrated: it is now, at 5%, by" in " ".join(capsys.readouterr().err.split())
+    assert "was never calibrated: it is now, at 0.05, by" in " ".join(capsys.readouterr().err.split())
     numbers = json.loads((out / "evaluation.json").read_text())
     assert "obedience" not in numbers
     with av.open(str(out / "videos" / "episode_1000001.mp4")) as video:
@@ -185,11 +185,24 @@ def test_videos_show_both_side_by_side(agent, shield, recorded, tmp_path, capsys
     assert captions == expected
 
 
+def test_alpha_calibrates_anew(agent, shield, recorded, tmp_path, capsys):
+    guard, *_ = calibrated(shield, recorded)
+    guard.save_pretrained(tmp_path / "calibrated")
+    given = ["--shield", tmp_path / "calibrated", "--data", recorded, "--out", tmp_path / "out", "--num-commands", 0]
+    assert run("eval", agent, *EPISODES, "--command", *COMMAND, *given, "--alpha", 0.5) == 0
+    assert "is calibrated anew, at 0.5, by" in " ".join(capsys.readouterr().err.split())
+    numbers = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert numbers["alpha"] == 0.5
+    assert run("eval", agent, *EPISODES, "--command", *COMMAND, *given, "--alpha", 1.5) == 2
+    assert "alpha" in capsys.readouterr().err
+
+
 def test_mistakes(agent, shield, finished_run, recorded, tmp_path, capsys):
     for arguments, message in [
         ([agent, "--command", *COMMAND, "--shield", shield], "was never calibrated. Add --data"),
         ([agent, "--command", *COMMAND, "--shield", agent], "is no shield"),
         ([finished_run, "--shield", shield], "is for models that obey commands"),
+        ([agent, "--command", *COMMAND, "--shield", shield, "--alpha", 0.2], "--alpha calibrates the shield: add"),
         ([agent, "--command", *COMMAND, "--num-commands", -1], "--num-commands must be at least 0"),
     ]:
         capsys.readouterr()

@@ -57,6 +57,9 @@ class EvalOptions:
     shield: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A shield for the model's commands: the folder of its run, or of a saved one. It is held against no shield, and
     against commands clipped to the data."""
+    alpha: float | None = None
+    """Calibrate the shield with half of --data, so that it flags this share of what they support: 0.05 to notice what
+    is unusual, 0.5 for projections well within the data. By default it keeps its own threshold; without one, 0.05."""
     episodes: int = 20
     """How many whole episodes to run."""
     seed: int = 1_000_000
@@ -123,6 +126,8 @@ def _check_outputs(options: EvalOptions) -> None:
         raise ConfigError(f"--num-commands must be at least 0; got {options.num_commands}.")
     if options.out is None and (options.videos or options.data is not None):
         raise ConfigError("--videos and --data are for the report: add --out, the folder that it goes into.")
+    if options.alpha is not None and (options.shield is None or options.data is None):
+        raise ConfigError("--alpha calibrates the shield: add --shield, and --data with episodes to calibrate it by.")
 
 
 def evaluate(

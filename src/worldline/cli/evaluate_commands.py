@@ -51,13 +51,17 @@ class Extras:
     sections: Sequence[Section] = ()  # of the report
 
 
-def open_shield(path: Path, env: RowEnv, *, policy: Policy, device: str, data: ReplayBuffer | None) -> BaseShield:
-    """Return the shield in the folder `path`, calibrated at 5% with half of `data` if it was not before.
+def open_shield(
+    path: Path, env: RowEnv, *, policy: Policy, device: str, data: ReplayBuffer | None, alpha: float | None
+) -> BaseShield:
+    """Return the shield in the folder `path`, calibrated at `alpha` with half of `data`.
+
+    Without an alpha it is as it was saved, or calibrated at 5% if it never was.
 
     Raises:
         FileError: There is no model in the folder.
-        ConfigError: It is no shield, or one for another environment; the policy takes no commands; or the shield is not
-            calibrated, and there are no data, or too few.
+        ConfigError: It is no shield, or one for another environment; the policy takes no commands; or the shield is to
+            be calibrated, and there are no data, or too few.
     """
     if not isinstance(policy, CommandedPolicy):
         raise ConfigError("--shield is for models that obey commands (udrl); this one takes none. Leave it out.")
@@ -66,26 +70,29 @@ def open_shield(path: Path, env: RowEnv, *, policy: Policy, device: str, data: R
     if not isinstance(shield, BaseShield):
         raise ConfigError(f"The model in {folder} ({shield.family}) is no shield. Give one to --shield.")
     check_built_for(shield, env, folder)
-    if shield.thresholds.isnan().any():
-        if data is None:
-            raise ConfigError(
-                f"The shield in {folder} was never calibrated. Add --data with episodes that it was not trained on, "
-                "half of which then calibrate it, or call shield.calibrate and save_pretrained."
-            )
-        half, _ = data.split(0.5)
-        try:
-            shield.calibrate(half, _ALPHA)
-        except DataError as error:
-            raise ConfigError(
-                f"Half of the {data.num_episodes} episodes of --data is to calibrate the shield in {folder}, which "
-                f"never was: {error}"
-            ) from error
-        progress.print(
-            f"The shield in {folder} was never calibrated: it is now, at {_ALPHA:.0%}, by {half.num_episodes:,} of the "
-            f"{data.num_episodes:,} episodes of --data.",
-            soft_wrap=True,
-            markup=False,
+    is_new = bool(shield.thresholds.isnan().any())
+    if not is_new and alpha is None:
+        return shield
+    if data is None:
+        raise ConfigError(
+            f"The shield in {folder} was never calibrated. Add --data with episodes that it was not trained on, "
+            "half of which then calibrate it, or call shield.calibrate and save_pretrained."
         )
+    half, _ = data.split(0.5)
+    alpha = _ALPHA if alpha is None else alpha
+    try:
+        shield.calibrate(half, alpha)
+    except DataError as error:
+        raise ConfigError(
+            f"Half of the {data.num_episodes} episodes of --data is to calibrate the shield in {folder}: {error}"
+        ) from error
+    done = "was never calibrated: it is now" if is_new else "is calibrated anew"
+    progress.print(
+        f"The shield in {folder} {done}, at {alpha:g}, by {half.num_episodes:,} of the "
+        f"{data.num_episodes:,} episodes of --data.",
+        soft_wrap=True,
+        markup=False,
+    )
     return shield
 
 

@@ -67,7 +67,11 @@ class Evaluation:
             "random_success_rate": measured[RANDOM].success_rate,
             "paired": self.paired.numbers(),
             "command": command,
-            **({"shield": str(options.shield), "without_shield": others} if options.shield else {}),
+            **(
+                {"shield": str(options.shield), "alpha": options.alpha, "without_shield": others}
+                if options.shield
+                else {}
+            ),
             **{key: value for extra in self.extras for key, value in extra.numbers.items()},
         }
 
@@ -87,7 +91,7 @@ def measure(options: EvalOptions) -> Evaluation:
         )
     policies, name, shield = {options.model: policy}, options.model, None
     if options.shield is not None:
-        shield = open_shield(options.shield, env, policy=policy, device=options.device, data=data)
+        shield = open_shield(options.shield, env, policy=policy, device=options.device, data=data, alpha=options.alpha)
         assert isinstance(policy, CommandedPolicy)
         policies, name = with_and_without(policy, shield), shield.family
     policies.setdefault(RANDOM, open_policy(RANDOM, env, env_id=options.env))
