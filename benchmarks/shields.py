@@ -5,7 +5,7 @@
     python benchmarks/shields.py speed           # against the arithmetic of the network, and one state at a time
     python benchmarks/shields.py lunarlander     # false alarms, detection, projection: three shields on recorded data
     python benchmarks/shields.py plots           # false alarms at several alphas, densities and boundaries in a state
-    python benchmarks/shields.py agent           # an agent under possible and impossible commands, five ways
+    python benchmarks/shields.py agent           # an agent under possible and impossible commands, with and without
 
 What is not there yet is collected and trained; `plots` needs `lunarlander`, and so does `agent`. A run that was stopped
 goes on where it was. Writes results/shields/NAME.json and plots beside it.

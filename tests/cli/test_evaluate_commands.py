@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldline.cli.evaluate_commands import CLIPPED, NO_SHIELD
+from worldline.cli.evaluate_commands import CLIPPED, NO_SHIELD, open_shield
 from worldline.cli.measured import obedience_texts
 from worldline.create import load_model
 from worldline.data.buffer import ReplayBuffer
@@ -167,6 +167,7 @@ def test_videos_show_both_side_by_side(agent, shield, recorded, tmp_path, capsys
     assert "was never calibrated: it is now, at 0.05, by" in " ".join(capsys.readouterr().err.split())
     numbers = json.loads((out / "evaluation.json").read_text())
     assert "obedience" not in numbers
+    assert numbers["alpha"] == 0.05
     with av.open(str(out / "videos" / "episode_1000001.mp4")) as video:
         frames = list(video.decode(video=0))
     lengths = [numbers["lengths"][1], numbers["without_shield"][NO_SHIELD]["lengths"][1]]
@@ -191,8 +192,16 @@ def test_alpha_calibrates_anew(agent, shield, recorded, tmp_path, capsys):
     given = ["--shield", tmp_path / "calibrated", "--data", recorded, "--out", tmp_path / "out", "--num-commands", 0]
     assert run("eval", agent, *EPISODES, "--command", *COMMAND, *given, "--alpha", 0.5) == 0
     assert "is calibrated anew, at 0.5, by" in " ".join(capsys.readouterr().err.split())
-    numbers = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert numbers["alpha"] == 0.5
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["alpha"] == 0.5
+    model, data, env = load_model(agent / "final"), ReplayBuffer.load(recorded), make_env("CartPole-v1")
+    opened = {"policy": CommandedPolicy(model, COMMAND), "device": "cpu", "data": data}
+    anew, alpha = open_shield(tmp_path / "calibrated", env, **opened, alpha=0.5)
+    saved, none = open_shield(tmp_path / "calibrated", env, **opened, alpha=None)
+    assert (alpha, none) == (0.5, None)
+    assert torch.equal(saved.thresholds, guard.thresholds)
+    guard.calibrate(data.split(0.5)[0], 0.5)
+    assert torch.equal(anew.thresholds, guard.thresholds)
+    assert anew.thresholds < saved.thresholds
     assert run("eval", agent, *EPISODES, "--command", *COMMAND, *given, "--alpha", 1.5) == 2
     assert "alpha" in capsys.readouterr().err
 

@@ -61,7 +61,7 @@ class QuantileShield(BaseShield, quantile.QuantileShield):
         command_dim: 2, steps and return.
         hidden_dim: Width of the hidden layers.
         n_layers: How many there are.
-        tau: Share of the returns within the interval.
+        tau: Share of the returns between the outermost quantiles.
     """
 
     own = quantile.QuantileShield

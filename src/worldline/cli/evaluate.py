@@ -127,7 +127,7 @@ def _check_outputs(options: EvalOptions) -> None:
     if options.out is None and (options.videos or options.data is not None):
         raise ConfigError("--videos and --data are for the report: add --out, the folder that it goes into.")
     if options.alpha is not None and (options.shield is None or options.data is None):
-        raise ConfigError("--alpha calibrates the shield: add --shield, and --data with episodes to calibrate it by.")
+        raise ConfigError("--alpha calibrates the shield: add --shield, --data with episodes to do so, and --out.")
 
 
 def evaluate(

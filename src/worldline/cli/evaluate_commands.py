@@ -53,10 +53,10 @@ class Extras:
 
 def open_shield(
     path: Path, env: RowEnv, *, policy: Policy, device: str, data: ReplayBuffer | None, alpha: float | None
-) -> BaseShield:
-    """Return the shield in the folder `path`, calibrated at `alpha` with half of `data`.
+) -> tuple[BaseShield, float | None]:
+    """Return the shield in the folder `path`, and at which alpha it was calibrated here, with half of `data`.
 
-    Without an alpha it is as it was saved, or calibrated at 5% if it never was.
+    Without an alpha that is 5%, if it never was calibrated, or None: it is as it was saved.
 
     Raises:
         FileError: There is no model in the folder.
@@ -72,11 +72,11 @@ def open_shield(
     check_built_for(shield, env, folder)
     is_new = bool(shield.thresholds.isnan().any())
     if not is_new and alpha is None:
-        return shield
+        return shield, None
     if data is None:
         raise ConfigError(
-            f"The shield in {folder} was never calibrated. Add --data with episodes that it was not trained on, "
-            "half of which then calibrate it, or call shield.calibrate and save_pretrained."
+            f"The shield in {folder} {'was never' if is_new else 'is to be'} calibrated. Add --data with episodes that "
+            "it was not trained on, half of which then calibrate it, or call shield.calibrate and save_pretrained."
         )
     half, _ = data.split(0.5)
     alpha = _ALPHA if alpha is None else alpha
@@ -93,7 +93,7 @@ def open_shield(
         soft_wrap=True,
         markup=False,
     )
-    return shield
+    return shield, alpha
 
 
 def with_and_without(policy: CommandedPolicy, shield: BaseShield) -> dict[str, Policy]:

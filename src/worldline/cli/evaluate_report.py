@@ -66,7 +66,7 @@ def _page(evaluation: Evaluation) -> Page:
         shown["command"] = f"{options.command[0]:g} steps, return {options.command[1]:g}"
     if options.shield is not None:
         shown["shield"] = str(options.shield)
-        shown["alpha"] = "its own" if options.alpha is None else options.alpha
+        shown["alpha"] = "as it was saved" if evaluation.alpha is None else evaluation.alpha
     shown["actions"] = "the likeliest" if evaluation.deterministic else "sampled"
     sections.append(Section(title="Configuration", tables=[settings_table("Evaluation", shown)], is_folded=True))
     return Page(

@@ -45,6 +45,7 @@ class Evaluation:
     measured: Mapping[str, EvaluationResult]  # by the policy's name, on the same episodes
     recordings: Mapping[str, Recording]  # by the policy's name, without a shield first
     extras: Sequence[Extras]
+    alpha: float | None  # at which the shield was calibrated for it; None: none was, or it is as it was saved
 
     @functools.cached_property
     def paired(self) -> Paired:
@@ -68,9 +69,7 @@ class Evaluation:
             "paired": self.paired.numbers(),
             "command": command,
             **(
-                {"shield": str(options.shield), "alpha": options.alpha, "without_shield": others}
-                if options.shield
-                else {}
+                {"shield": str(options.shield), "alpha": self.alpha, "without_shield": others} if options.shield else {}
             ),
             **{key: value for extra in self.extras for key, value in extra.numbers.items()},
         }
@@ -89,9 +88,9 @@ def measure(options: EvalOptions) -> Evaluation:
             f"The episodes of --data are of another environment than --env {options.env}: {data.spec}, not "
             f"{env.data_spec}. Give some that were recorded in it."
         )
-    policies, name, shield = {options.model: policy}, options.model, None
+    policies, name, shield, alpha = {options.model: policy}, options.model, None, options.alpha
     if options.shield is not None:
-        shield = open_shield(options.shield, env, policy=policy, device=options.device, data=data, alpha=options.alpha)
+        shield, alpha = open_shield(options.shield, env, policy=policy, device=options.device, data=data, alpha=alpha)
         assert isinstance(policy, CommandedPolicy)
         policies, name = with_and_without(policy, shield), shield.family
     policies.setdefault(RANDOM, open_policy(RANDOM, env, env_id=options.env))
@@ -122,6 +121,7 @@ def measure(options: EvalOptions) -> Evaluation:
         measured=measured,
         recordings=recordings,
         extras=extras,
+        alpha=alpha,
     )
 
 

@@ -55,7 +55,8 @@ def _fake_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 # The product as one operator that the compiler takes as it is, where it would call MKL. Registered at import, as the
-# compiler finds operators by their names alone; by a `Library`, whose calls cost 3 us, those of a `custom_op` 26.
+# compiler finds operators by their names alone; by a `Library`, whose calls cost 3 us, those of a `custom_op` 26. It
+# has no gradient of its own: `_Linear` calls it.
 _library = torch.library.Library("worldline", "DEF")
 _library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 _library.impl("product", product, "CPU")

@@ -113,15 +113,12 @@ def fit_once(model: object, data: object) -> None:
 
 
 def warn_of_range(model: object, batch: Batch) -> None:
-    """Warn where a policy is to learn continuous actions that it cannot take. Waits for the device."""
-    is_continuous = getattr(getattr(model, "config", None), "action_type", None) == "continuous"
-    if not is_continuous or not isinstance(model, Policy | Commanded):
+    """Warn where a model is to learn actions that it cannot take. Waits for the device; rare outliers may escape it."""
+    actions = batch.actions[batch.step_mask]
+    if not actions.numel() or not isinstance(model, Policy | Commanded):
         return
-    actions = batch.actions[batch.step_mask].double()
-    if not actions.numel():
-        return
-    low, high = actions.aminmax(dim=0)
-    if is_out_of_range(low.cpu().numpy(), high.cpu().numpy()).any():
+    low, high = (end.cpu().double() for end in actions.aminmax(dim=0))
+    if is_out_of_range(low.numpy(), high.numpy()).any():
         warnings.warn(
             f"The actions of the first batch are from {low.min():.4g} to {high.max():.4g}, but models act in [-1, 1] "
             "and cut off what is beyond. Scale them (worldline convert SRC DST --scale-actions LOW HIGH), and back "

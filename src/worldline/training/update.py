@@ -60,6 +60,7 @@ class Updater:
         self._model = model
         self._config = config
         self._device = device
+        self._is_main = ranks.is_main
         self._watch = AnomalyWatch(config, device, record)
         self._scaler = LossScaler(device) if config.precision == "fp16" else None
         # Built with the optimiser
@@ -98,7 +99,7 @@ class Updater:
             NonFiniteError: A loss or gradient of this or an earlier step was NaN or infinite (see `AnomalyWatch`).
             AnomalyError: A loss was far above those before it.
         """
-        if step == 1:
+        if step == 1 and self._is_main:
             warn_of_range(self._model, batch)
         rng = seeding.rng_state()
         optimizer = self.optimizer

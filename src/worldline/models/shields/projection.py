@@ -43,9 +43,8 @@ def nearest_allowed(
         step_size: The longest move.
     """
     wanted = command.maximum(low)
-    points = torch.cat((wanted[:, None], anchors), 1)  # [B, 1 + M, 2]
-    is_allowed = excess(points) <= 0  # [B, 1 + M]; false where it is NaN
-    reached = _towards(excess, points, wanted[:, None], num_bisections=_COARSE_BISECTIONS)
+    is_allowed = excess(anchors) <= 0  # [B, M]; false where it is NaN
+    reached = _towards(excess, anchors, wanted[:, None], num_bisections=_COARSE_BISECTIONS)
     best = _nearest(reached, is_allowed, wanted)[0]
     best = _towards(excess, best[:, None], wanted[:, None])[:, 0]
     size = torch.full_like(best[:, :1], step_size)  # [B, 1]

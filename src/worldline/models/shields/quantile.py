@@ -1,6 +1,6 @@
-"""A shield by quantile regression (Koenker & Bassett 1978), calibrated much as by Chernozhukov, Wuthrich & Zhu
-("Distributional conformal prediction", 2021).
+"""A shield by quantile regression (Koenker & Bassett 1978) and distributional conformal prediction.
 
+The score is much as in Chernozhukov, Wuthrich & Zhu: "Distributional conformal prediction" (2021, arXiv:1909.07889).
 The quantiles of the return are learnt, given the state and the horizon, and with them its distribution P: uniform
 between two quantiles, exponential beyond. A return is unusual where few are as extreme:
 
@@ -34,6 +34,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "base": {"units": 256, "layers": 4},
 }
 _NUM_ANCHORS = 8
+_MIN_GAP = 1e-4  # between neighbouring quantiles, normalised: where returns follow from the state, scores stay finite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,9 @@ class QuantileShield(BaseShield):
     def _quantiles(self, states: Tensor, horizons: Tensor) -> Tensor:
         """Return normalised quantiles `[N, K]` for states `[N, S]` and horizons `[N]`."""
         within = horizons.clamp(self.horizons[0], self.horizons[1])
-        return rising_quantiles(self.head(self.net(torch.cat((states, within[:, None]), 1))))
+        rising = rising_quantiles(self.head(self.net(torch.cat((states, within[:, None]), 1))))
+        steps = torch.arange(len(self.levels), device=rising.device) - (len(self.levels) - 1) / 2
+        return rising + _MIN_GAP * steps
 
 
 def _median(quantiles: Tensor) -> Tensor:
