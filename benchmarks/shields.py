@@ -7,8 +7,8 @@
     python benchmarks/shields.py plots           # false alarms at several alphas, densities and boundaries in a state
     python benchmarks/shields.py agent           # an agent under possible and impossible commands, with and without
 
-What is not there yet is collected and trained; `plots` needs `lunarlander`, and so does `agent`. A run that was stopped
-goes on where it was. Writes results/shields/NAME.json and plots beside it.
+What is not there yet is collected and trained; `plots` needs `lunarlander`. A run that was stopped goes on where it
+was. Writes results/shields/NAME.json and plots beside it.
 """
 
 from __future__ import annotations
