@@ -76,6 +76,9 @@ PROTOCOLS = {
         model="tdmpc2:1m", env="CartPole-v1", options=f"{TDMPC2} {FAST_VALUES} --env-steps 10000", goal=475
     ),
     "pendulum-dreamerv3": Protocol(
+        model="dreamerv3:size1m", env="Pendulum-v1", options=f"{AVERAGED} --env-steps 20000", goal=-200
+    ),
+    "pendulum-dreamerv3-sparse": Protocol(
         model="dreamerv3:size1m", env="Pendulum-v1", options=f"{SPARSE} --env-steps 20000", goal=-200
     ),
     "pendulum-tdmpc2": Protocol(
