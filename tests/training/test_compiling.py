@@ -94,3 +94,25 @@ def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module.torch, "compile", compile_to_nothing)
     with pytest.raises(ConfigError, match=r"here: no C\+\+ compiler found Compiling needs .* Use compile=False"):
         compiled(TinyModel().compute_loss)(make_batch(0))
+
+
+@pytest.mark.filterwarnings("ignore:The actions of the first batch")
+def test_tdmpc2_compiles_once_to_the_same_losses_whichever_values_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise, dropout and the two of five values that count are drawn in the same order by this backend."""
+    from worldline.create import create_model
+
+    torch._dynamo.reset()
+    compiles = torch._dynamo.utils.counters
+    compiles.clear()
+    monkeypatch.setattr(module.torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    sizes = {"latent": 16, "units": 16, "encoder_units": 16, "num_bins": 11, "num_q": 5, "dropout": 0.1}
+    curves = []
+    for compile_loss in (False, True):
+        torch.manual_seed(0)
+        model = create_model("tdmpc2:1m", obs_shape=(4,), action_dim=1, action_type="continuous", **sizes)
+        curve = Losses()
+        Trainer(model, make_config(compile=compile_loss, learning_rate=1e-3), [curve]).train(TinySampler())
+        curves.append(curve.losses)
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+    assert not compiles["graph_break"]
+    assert compiles["stats"]["unique_graphs"] == 1

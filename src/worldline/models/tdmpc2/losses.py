@@ -114,7 +114,7 @@ def rollout(net: Networks, segments: Segments) -> Tensor:
 
 
 def _expected_value(
-    net: Networks, latents: Tensor, params: Tensor, task: Tensor | None, which: Sequence[int]
+    net: Networks, latents: Tensor, params: Tensor, task: Tensor | None, which: Sequence[int] | Tensor
 ) -> Tensor:
     """Return the mean of the values of all choices under the policy, with gradient for the policy alone."""
     num = net.policy.action_dim

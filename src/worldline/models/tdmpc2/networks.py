@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from worldline.episode import is_channels_first
@@ -122,13 +123,23 @@ class QEnsemble(nn.Module):
             for _ in range(config.num_q)
         )
 
-    def forward(self, x: Tensor, *, which: Sequence[int] | None = None, frozen: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *, which: Sequence[int] | Tensor | None = None, frozen: bool = False) -> Tensor:
         """Map `x [..., D]` to logits `[E, ..., K]` of the members `which` (all by default).
 
-        `frozen` keeps gradients from the parameters, not from `x`.
+        `frozen` keeps gradients from the parameters, not from `x`. Members that a tensor names are always frozen.
         """
+        if isinstance(which, Tensor):
+            return torch.stack([self._frozen_member(index, x) for index in which.split(1)])
         chosen = range(len(self.members)) if which is None else which
         return torch.stack([self.members[index](x, frozen=frozen) for index in chosen])
+
+    def _frozen_member(self, index: Tensor, x: Tensor) -> Tensor:
+        """Return the logits of the member with the number `index [1]`, which stays on its device."""
+        names = [name for name, _ in self.members[0].named_parameters()]
+        of_all = {name: [member.get_parameter(name).detach() for member in self.members] for name in names}
+        parameters = {name: torch.stack(tensors).index_select(0, index)[0] for name, tensors in of_all.items()}
+        logits: Tensor = functional_call(self.members[0], parameters, x)
+        return logits
 
 
 class Networks(nn.Module):
@@ -200,11 +211,16 @@ class Networks(nn.Module):
         """Return the discount, `[]`, or that of every `task [...]`."""
         return self.discounts[0] if task is None else self.discounts[task]
 
-    def pair(self, *, deterministic: bool) -> list[int]:
-        """Return two members of the ensemble, at random; drawn on the CPU, so that no device is waited for."""
+    def pair(self, *, deterministic: bool) -> list[int] | Tensor:
+        """Return two members of the ensemble, at random; drawn on the CPU, so that no device is waited for.
+
+        The compiler would take numbers for constant, and compile again for every other pair: it gets a tensor.
+        """
         num = len(self.q.members)
         if deterministic or num == 2:
             return [0, 1]
+        if torch.compiler.is_compiling():
+            return torch.randperm(num, device=self.device)[:2]
         chosen: list[int] = torch.randperm(num, device="cpu")[:2].tolist()
         return chosen
 
