@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,6 +28,7 @@ def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Run every test with the kernels that its sizes would get, and with oneDNN's where it can be used."""
     if request.param == "onednn":
         monkeypatch.setattr(ops, "_MIN_WORK", 0)
+        monkeypatch.setattr(ops, "_PREFERS_ONEDNN", ops._HAS_ONEDNN)
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -41,13 +44,25 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
     return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
-def test_where_onednn_is_used():
+def test_where_onednn_is_used(monkeypatch: pytest.MonkeyPatch):
     x = torch.zeros(2, 2)
-    assert uses_onednn(x) == torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(ops, "_PREFERS_ONEDNN", False)
+    assert not uses_onednn(x)
+    monkeypatch.setattr(ops, "_PREFERS_ONEDNN", True)
+    assert uses_onednn(x)
     assert not uses_onednn(x.double())
     assert not uses_onednn(x.to("meta"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not uses_onednn(x)
+
+
+def test_processors_say_who_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for maker, is_intel in (("GenuineIntel", True), ("AuthenticAMD", False)):
+        path = tmp_path / maker
+        path.write_text(f"processor\t: 0\nvendor_id\t: {maker}\ncpu family\t: 6\n")
+        assert ops.is_made_by_intel(path) == is_intel
+        monkeypatch.setattr(ops.platform, "processor", lambda maker=maker: f"Intel64 Family 6 Model 85, {maker}")
+        assert ops.is_made_by_intel(tmp_path / "no such file") == is_intel
 
 
 def test_product_by_hand():
@@ -218,8 +233,7 @@ def test_compiled_products_are_those_of_onednn():
     torch._dynamo.reset()
     found = values_and_gradients(torch.compile(linear, backend=aot_autograd(fw_compiler=backend), dynamic=False))
     assert all(close(*pair) for pair in zip(found, expected, strict=True))
-    is_used = torch.backends.mkldnn.is_available()
-    assert sum("worldline.product" in name for name in seen) == (3 if is_used else 0)
+    assert sum("worldline.product" in name for name in seen) == (3 if uses_onednn(x) else 0)
 
 
 def test_the_compilers_operator_is_well_behaved():
