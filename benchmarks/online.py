@@ -51,6 +51,7 @@ SPARSE = f"{DREAMERV3} --replay-ratio 0.25 --eval-interval 500"
 # The mean of the last 500 weights is what acts in evaluations.
 MEAN = "--ema-decay 0.998"
 AVERAGED = f"{DREAMERV3} --replay-ratio 0.5 {MEAN} --eval-interval 1000"  # twice as many updates
+FADING = f"{AVERAGED} --schedule linear"
 TDMPC2 = "--batch-size 256 --sequence-length 4 --replay-ratio 1 --num-envs 4 --eval-interval 2000"
 # With the published rates, values of a reward of 1 at every step reach one step further ahead in about 100 updates,
 # and a cart that drifts needs 80 steps of foresight.
@@ -76,6 +77,9 @@ PROTOCOLS = {
         model="tdmpc2:1m", env="CartPole-v1", options=f"{TDMPC2} {FAST_VALUES} --env-steps 10000", goal=475
     ),
     "pendulum-dreamerv3": Protocol(
+        model="dreamerv3:size1m", env="Pendulum-v1", options=f"{FADING} --env-steps 20000", goal=-200
+    ),
+    "pendulum-dreamerv3-constant": Protocol(
         model="dreamerv3:size1m", env="Pendulum-v1", options=f"{AVERAGED} --env-steps 20000", goal=-200
     ),
     "pendulum-dreamerv3-sparse": Protocol(
