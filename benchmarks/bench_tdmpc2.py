@@ -2,9 +2,9 @@
 
 One core; batch 256, horizon 3, 24 numbers observed, 6 actions; a plan is for one environment, with the published
 settings; `compiled` is what `compile=True` trains with. `ratio` is our time over `official_ms`: that of the official
-code in the same run, both taking turns, where TDMPC2_CODE names a copy of it (see official_tdmpc2.py); else what it
-took on another machine. `gflop`, `gemm_gflops` and `floor_ms` are as in bench_dreamer.py. Times are the best of many.
-Prints one JSON object.
+code, not compiled, in the same run, both taking turns, where TDMPC2_CODE names a copy of it (see official_tdmpc2.py);
+else what it took on another machine. `gflop`, `gemm_gflops` and `floor_ms` are as in bench_dreamer.py. Times are the
+best of many. Prints one JSON object.
 
     TDMPC2_CODE=.../tdmpc2/tdmpc2 python benchmarks/bench_tdmpc2.py
 """
@@ -89,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     rows = []
-    official = official_steps(BATCH, OBS, ACTIONS)
+    official = official_steps(BATCH, HORIZON, OBS, ACTIONS)
     for case, precision in CASES:
         torch.manual_seed(0)
         model = create_model(

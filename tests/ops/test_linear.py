@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,15 @@ def test_processors_say_who_made_them(tmp_path: Path, monkeypatch: pytest.Monkey
         assert ops.is_made_by_intel(path) == is_intel
         monkeypatch.setattr(ops.platform, "processor", lambda maker=maker: f"Intel64 Family 6 Model 85, {maker}")
         assert ops.is_made_by_intel(tmp_path / "no such file") == is_intel
+
+
+def test_mkl_is_for_processors_of_intel():
+    code = "import worldline.ops.linear as ops; print(ops._PREFERS_ONEDNN)"
+    has_mkl = torch.backends.mkl.is_available()
+    for maker, prefers in (("GenuineIntel", not has_mkl), ("AuthenticAMD", True)):
+        fake = f"import pathlib, io; pathlib.Path.open = lambda *_, **__: io.StringIO('vendor_id : {maker}')"
+        done = subprocess.run([sys.executable, "-c", f"import torch; {fake}; {code}"], capture_output=True, text=True)
+        assert done.stdout.strip() == str(prefers and ops._HAS_ONEDNN), done.stderr
 
 
 def test_product_by_hand():

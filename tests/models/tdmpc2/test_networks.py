@@ -75,6 +75,26 @@ def test_members_of_the_ensemble():
     assert not torch.equal(logits[0], logits[1])
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_members_that_a_tensor_names_are_those_that_numbers_name(frozen: bool):
+    model = make_model()
+    ensemble: QEnsemble = model.net.q.eval()
+    x, grad = torch.randn(4, 5, 18), torch.randn(2, 4, 5, 101)
+    with torch.no_grad():
+        for parameter in ensemble.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    found = []
+    for which in ([2, 0], torch.tensor([2, 0])):
+        leaf = x.clone().requires_grad_()
+        logits = ensemble(leaf, which=which, frozen=frozen)
+        leaves = [leaf, *ensemble.parameters()]
+        found.append([logits, *torch.autograd.grad((logits * grad).sum(), leaves, materialize_grads=True)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert found[0][1].any()
+    assert any(gradient.any() for gradient in found[0][2:]) != frozen
+
+
 def test_values_are_zero_at_first_and_targets_equal():
     net = Networks(make_config())
     net.train()

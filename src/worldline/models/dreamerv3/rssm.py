@@ -14,7 +14,7 @@ from worldline.models.dreamerv3.scan import ScanInputs, ScanOutputs, ScanWeights
 from worldline.models.dreamerv3.transition import MIN_ROWS, BlockwiseTransition
 from worldline.nn.layers import MLP, BlockLinear, Dense, Linear, NormSiLU
 from worldline.ops.distributions import categorical_sample, mix_uniform
-from worldline.ops.linear import block_linear, has_onednn, linear
+from worldline.ops.linear import block_linear, linear, may_cut_products
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +95,7 @@ class RSSM(nn.Module):
 
     def transition(self, rows: int) -> Callable[[State, Tensor], Tensor]:
         """Return the fastest way to take a sequence of steps from `rows` states: a function like `step`."""
-        if rows >= MIN_ROWS and not torch.is_grad_enabled() and has_onednn(self.hidden.weight.device):
+        if rows >= MIN_ROWS and not torch.is_grad_enabled() and may_cut_products(self.hidden.weight.device):
             return BlockwiseTransition(self)
         weights = self.step_weights()
         return lambda state, action: self.step(state, action, weights)

@@ -126,20 +126,19 @@ class QEnsemble(nn.Module):
     def forward(self, x: Tensor, *, which: Sequence[int] | Tensor | None = None, frozen: bool = False) -> Tensor:
         """Map `x [..., D]` to logits `[E, ..., K]` of the members `which` (all by default).
 
-        `frozen` keeps gradients from the parameters, not from `x`. Members that a tensor names are always frozen.
+        `frozen` keeps gradients from the parameters, not from `x`.
         """
         if isinstance(which, Tensor):
-            return torch.stack([self._frozen_member(index, x) for index in which.split(1)])
+            return self._gathered(x, which, frozen=frozen)
         chosen = range(len(self.members)) if which is None else which
         return torch.stack([self.members[index](x, frozen=frozen) for index in chosen])
 
-    def _frozen_member(self, index: Tensor, x: Tensor) -> Tensor:
-        """Return the logits of the member with the number `index [1]`, which stays on its device."""
-        names = [name for name, _ in self.members[0].named_parameters()]
-        of_all = {name: [member.get_parameter(name).detach() for member in self.members] for name in names}
-        parameters = {name: torch.stack(tensors).index_select(0, index)[0] for name, tensors in of_all.items()}
-        logits: Tensor = functional_call(self.members[0], parameters, x)
-        return logits
+    def _gathered(self, x: Tensor, which: Tensor, *, frozen: bool) -> Tensor:
+        """Return the logits of members whose numbers `which [E]` stay on their device, from copies of their weights."""
+        members = [dict(member.named_parameters()) for member in self.members]
+        chosen = {name: torch.stack([member[name] for member in members])[which] for name in members[0]}
+        rows = [{name: tensor[row] for name, tensor in chosen.items()} for row in range(len(which))]
+        return torch.stack([functional_call(self.members[0], row, (x,), {"frozen": frozen}) for row in rows])
 
 
 class Networks(nn.Module):
@@ -214,7 +213,8 @@ class Networks(nn.Module):
     def pair(self, *, deterministic: bool) -> list[int] | Tensor:
         """Return two members of the ensemble, at random; drawn on the CPU, so that no device is waited for.
 
-        The compiler would take numbers for constant, and compile again for every other pair: it gets a tensor.
+        The compiler would take numbers for constant, and compile again for every other pair: it gets a tensor on the
+        networks' device.
         """
         num = len(self.q.members)
         if deterministic or num == 2:
