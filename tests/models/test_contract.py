@@ -42,7 +42,7 @@ class FamilyCase:
     arrived_rewards: Callable[[Any, Any, Batch], Tensor]
     schedule: Literal["constant", "linear"] = "constant"
     decodes: bool = True
-    num_overfit_steps: int = 100
+    num_overfit_steps: int = 150
     # Optimiser steps until rewards and ends are known
     num_steps: dict[str, int] = dataclasses.field(default_factory=lambda: {"discrete": 200, "continuous": 500})
 
