@@ -99,7 +99,7 @@ def main() -> None:
         kind = case.split(",")[0]
         is_plan, is_compiled = kind == "plan", case != kind
         step = make_plan(model, precision) if is_plan else make_update(model, precision, is_compiled=is_compiled)
-        step()
+        first = seconds(step)
         gflop, calls = (None, None) if is_compiled else count(step)
         rates, ours, theirs = [], [], []
         for _ in range(ROUNDS):
@@ -121,6 +121,7 @@ def main() -> None:
                 "gemm_gflops": round(max(rates)),
                 "floor_ms": gflop and round(1000 * gflop / max(rates), 1),
                 "calls": calls,
+                "compile_s": round(first, 1) if is_compiled else None,
             }
         )
     print(json.dumps({"name": "tdmpc2", "rows": rows, "environment": environment()}))
