@@ -16,6 +16,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,6 +33,7 @@ from worldline.models.dreamerv3 import DreamerV3
 from worldline.ops.linear import product
 from worldline.training.optim import build_optimizer
 
+CPUINFO = Path("/proc/cpuinfo")
 ROUNDS = 9
 # (name, size, settings, batch, rows, precision, limit of the ratio or None, limit in seconds or None)
 CASES: tuple[tuple[str, str, dict[str, Any], int, int, str, float | None, float | None], ...] = (
@@ -61,9 +63,16 @@ def environment() -> dict[str, str | int]:
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def processor() -> str:
+    """Return the processor's name, where Linux tells it, or its kind."""
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def make_batch(obs_shape: tuple[int, ...], batch_size: int, rows: int) -> Batch:
