@@ -29,10 +29,12 @@ from worldline.report.svg import LineChart, Series, line_chart
 
 HERE = Path(__file__).parent
 CURVES = HERE / "results" / "curves"
+# Colours without variables, which not every program that shows SVG knows
+COLORS = {"accent": "#1a56db", "second": "#c2410c", "third": "#15803d", "muted": "#777"}
 STYLE = (
-    "<style>svg{font:12px sans-serif;background:#fff}.accent{--c:#1a56db}.second{--c:#c2410c}.third{--c:#15803d}"
-    ".muted{--c:#777}path,polyline{fill:none}.line{stroke:var(--c);stroke-width:1.5}.dashed{stroke-dasharray:5 4}"
-    ".dot{fill:var(--c)}.hover{fill:none}.grid{stroke:#ddd}.axis{stroke:#999}text{fill:#333}</style>"
+    "<style>svg{font:12px sans-serif;background:#fff}path,polyline{fill:none}.line{stroke-width:1.5}"
+    + "".join(f".line.{name}{{stroke:{color}}}.dot.{name}{{fill:{color}}}" for name, color in COLORS.items())
+    + ".dashed{stroke-dasharray:5 4}.hover{fill:none}.grid{stroke:#ddd}.axis{stroke:#999}text{fill:#333}</style>"
 )
 
 
