@@ -67,6 +67,8 @@ def official_steps(batch: int, horizon: int, obs_dim: int, action_dim: int) -> d
 
 def _load(code: Path) -> Any:
     """Return the class of the agent, from a copy of its modules that says `ON_CPU`."""
+    if not (code / "tdmpc2.py").is_file():
+        raise SystemExit(f"TDMPC2_CODE must name the folder with the official tdmpc2.py; there is none in {code}.")
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(code / "tdmpc2.py", folder)
         shutil.copytree(code / "common", Path(folder) / "common")
@@ -76,7 +78,7 @@ def _load(code: Path) -> Any:
             for old, new in ON_CPU.items():
                 if old in text:
                     missing.discard(old)
-                text = text.replace(old, new)
+                    text = text.replace(old, new)
             path.write_text(text, encoding="utf-8")
         if missing:
             raise SystemExit(f"The code in {code} is another version: it does not say {', '.join(sorted(missing))}.")
